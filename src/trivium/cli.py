@@ -1,0 +1,112 @@
+"""The command line: one word a verb, one required argument, errors in one paragraph."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trivium.core.errors import TriviumError
+from trivium.core.log import console, note
+
+app = typer.Typer(
+    name="trivium",
+    help="Pre-train a vision-language-action base model from one recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe (.py with a function `recipe()`) or a resolved config.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes, such as stages.1.steps=500.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder that `trivium train` made.")]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn an error that a user can mend into one paragraph on stderr and exit code 2."""
+    try:
+        yield
+    except TriviumError as error:
+        console.file = sys.stderr
+        console.print(f"{type(error).__name__}: ", style="bold red", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        note("Interrupted; nothing half-written is left. The same command goes on from here.")
+        raise typer.Exit(130) from error
+
+
+@app.command()
+def show(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Print every setting of a recipe with its meaning, and who learns in which stage."""
+    from trivium import explain, run
+
+    with _explained():
+        explain.show(run.load(recipe, overrides or []))
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Run folder; default runs/NAME. An unfinished run there goes on.")
+    ] = None,
+) -> None:
+    """Train every stage of a recipe, check each one's health, roll out, and write the report."""
+    from trivium import run
+    from trivium.report.page import write_report
+
+    with _explained():
+        config = run.load(recipe, overrides or [])
+        folder = run_folder or Path("runs") / config.name
+        run.execute(config, folder)
+        note(f"report: {write_report(folder)}")
+
+
+@app.command("demo-data")
+def demo_data(
+    out: Annotated[Path, typer.Argument(help="Folder to write; an unfinished recording there goes on.")],
+    tasks: Annotated[str, typer.Option(help="Meta-World task names with commas between, or `all` for the 50.")] = "",
+    episodes: Annotated[int, typer.Option(help="Demonstrations a task.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Where objects lie follows from it.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that record side by side.", min=1)] = 2,
+) -> None:
+    """Record scripted Meta-World experts as a LeRobot v3 set, with captions and questions from simulator truth."""
+    from trivium import demo
+
+    with _explained():
+        demo.record_data(out, tasks, episodes, seed, workers)
+
+
+@app.command("eval")
+def evaluate(
+    folder: RunFolder,
+    episodes: Annotated[int, typer.Option(help="Fresh episodes a task.", min=1)] = 20,
+) -> None:
+    """Roll the newest checkpoint of a run out in the simulator; success with its 95 % interval."""
+    from trivium import run
+
+    with _explained():
+        run.evaluate(folder, episodes)
+
+
+@app.command()
+def check(folder: RunFolder) -> None:
+    """Run the transferability health check on the newest checkpoint of a run."""
+    from trivium import run
+
+    with _explained():
+        run.check(folder)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write the run's report: one self-contained HTML file."""
+    from trivium.report.page import write_report
+
+    with _explained():
+        note(f"report: {write_report(folder)}")

@@ -1,0 +1,1 @@
+"""Bridges from picture vectors to the language model's embeddings."""

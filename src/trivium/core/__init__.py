@@ -1,0 +1,1 @@
+"""The words everyone uses; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""The language model, its vocabulary, and how it keeps learning from text."""

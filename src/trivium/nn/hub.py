@@ -1,0 +1,72 @@
+"""Loading a pretrained part from a folder or by its hub name, with errors a person can act on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from trivium.core.errors import ConfigError, SetupError
+
+
+def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -> Any:
+    """Call a transformers `from_pretrained` quietly, never with remote code, and name what went wrong.
+
+    Args:
+        load: such as `AutoConfig.from_pretrained`.
+        path: a local folder or a hub name.
+        where: dotted path of the config field that holds `path`.
+        options: passed on to `load`.
+
+    Raises:
+        SetupError: the folder is not there, lacks files, or the name is neither cached nor to be downloaded.
+        ConfigError: the files are there and are not what `load` reads.
+    """
+    folder = Path(path)
+    if path.startswith((".", "/", "~")) and not folder.is_dir():
+        raise SetupError(where, f"no folder {path}", "a folder with pretrained weights", _TODO)
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load(path, trust_remote_code=False, **options)
+    except OSError as error:
+        raise SetupError(where, f"{path}: {_first_line(error)}", "a complete folder or cached name", _TODO) from error
+    except (ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ConfigError(
+            where,
+            f"{path}: {_first_line(error)}",
+            "a model that transformers reads without remote code",
+            "Check that the folder holds the right kind of model and whole files.",
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def refuse_missing(missing: set[str] | list[str], path: str, where: str) -> None:
+    """Refuse weights that do not cover the model: transformers fills the gaps with random numbers.
+
+    Raises:
+        SetupError: some weights are missing.
+    """
+    if missing:
+        names = sorted(missing)
+        raise SetupError(
+            where,
+            f"{path} without {len(names)} of its weights, such as {names[0]}",
+            "a folder with all shards of the model",
+            _TODO,
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_TODO = (
+    "Run `make demo` once for the demo's own weights, or download the model on a machine with internet "
+    "and give the path of its folder."
+)

@@ -1,0 +1,19 @@
+"""The two-layer perceptron of a transformer block."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear; keeps the width unless `width_out` says otherwise."""
+
+    def __init__(self, width: int, hidden: int, width_out: int | None = None) -> None:
+        """Build the layers; `hidden` is usually 4 * `width`."""
+        super().__init__()
+        self.rise = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fall = nn.Linear(hidden, width if width_out is None else width_out)
+
+    def forward(self, x: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest e"]:
+        """Map every vector by itself."""
+        return self.fall(self.act(self.rise(x)))

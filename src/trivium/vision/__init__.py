@@ -1,0 +1,1 @@
+"""Image encoders and how they learn without a language model in the loop."""
