@@ -49,7 +49,7 @@ TREE = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 @given(TREE)
 def test_round_trip(tree):
     assert read_yaml(write_yaml(tree), "f") == tree

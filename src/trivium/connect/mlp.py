@@ -54,7 +54,7 @@ class MlpConnector(nn.Module):
 
 
 def fold(patches: Float[Tensor, "n h w d"], side: int) -> Float[Tensor, "n h2 w2 e"]:
-    """Fold squares of `side` x `side` patches into channels, ordered (row, column, channel) as InternVL's ps_version v2.
+    """Fold squares of `side` x `side` patches into channels, ordered (row, column, channel): InternVL's ps_version v2.
 
     `F.pixel_unshuffle` gives each token the same numbers in another channel order; checkpoints fit only this one.
     """

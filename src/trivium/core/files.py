@@ -1,13 +1,16 @@
 """Writing files so that a reader never meets half of one, and guarding a run folder against two writers."""
 
 import fcntl
+import glob
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from trivium.core.errors import CheckpointError
 
@@ -27,9 +30,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = _beside(path, "tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         with partial.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
@@ -39,7 +43,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,32 +54,39 @@ def write_json(path: Path, value: Any) -> None:
 def publish_folder(final: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder appear whole or not at all: `fill` writes into a temporary sibling that is renamed at the end.
 
-    Every file is fsynced before the rename. An older folder of the same name is replaced only then.
+    Every file is fsynced before the rename. An older folder of the same name is moved aside only then, and deleted
+    when the new one stands; a process killed in between leaves it aside, and `sweep_folder` puts it back.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, aside = _beside(final, "tmp"), _beside(final, "old")
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final)
+        _remove(partial)
         partial.mkdir()
         fill(partial)
-        for file in sorted(partial.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            elif file.is_dir():
-                sync_folder(file)
-        sync_folder(partial)
+        _sync_tree(partial)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(aside)
         partial.rename(final)
         sync_folder(final.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
         raise _unwritable(final, error) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+        if aside.exists() and not final.exists():
+            aside.rename(final)
+        _remove(aside)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Clear what killed processes left in a folder: half-written siblings go, a folder left aside comes back."""
+    for left in sorted(folder.glob(".*.*.???")):
+        name, _, rest = left.name[1:].rpartition(".")[0].rpartition(".")
+        if name and rest.isdecimal():
+            _sweep(folder / name)
 
 
 @contextmanager
@@ -83,13 +94,17 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; the lock dies with the process, so no stale lock is ever left.
 
     Raises:
-        CheckpointError: another process is using the folder.
+        CheckpointError: another process is using the folder, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise CheckpointError(
@@ -104,10 +119,54 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
+
+
+def _sync_tree(folder: Path) -> None:
+    for entry in sorted(folder.rglob("*")):
+        if entry.is_file():
+            with entry.open("rb") as handle:
+                os.fsync(handle.fileno())
+        elif entry.is_dir():
+            sync_folder(entry)
+    sync_folder(folder)
+
+
+def _sweep(path: Path) -> None:
+    """Mend what processes that are no longer alive left beside one path."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process, _, suffix = left.name[len(path.name) + 2 :].partition(".")
+        if suffix not in ("tmp", "old") or not process.isdecimal() or _alive(int(process)):
+            continue
+        if suffix == "old" and not path.exists():
+            left.rename(path)
+        else:
+            _remove(left)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _unwritable(path: Path, error: OSError | SafetensorError) -> CheckpointError:
     return CheckpointError(
         str(path),
-        f"{type(error).__name__}: {error.strerror or error}",
+        f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}",
         "a folder on a disk with room that this user may write",
         "Free some room or choose another folder; the last complete file or checkpoint is untouched.",
     )

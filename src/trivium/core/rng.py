@@ -1,6 +1,7 @@
 """Randomness keyed by (seed, purpose, step): the same key gives the same numbers on any machine layout."""
 
 import hashlib
+import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 
 def key(seed: int, *purpose: str | int) -> int:
     """Return 63 bits that depend on the seed and on every word of the purpose, in order."""
-    text = "/".join([str(seed), *map(str, purpose)])
+    text = json.dumps([str(word) for word in (seed, *purpose)])  # quoted: "a/b" is not "a", "b"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -14,6 +14,7 @@ from trivium.language.vocab import Vocab, byte_tokenizer
 from trivium.nn.hub import load_part, refuse_missing
 from trivium.nn.mask import causal_mask
 
+
 class PretrainedLanguageConfig(Config):
     """A causal LM that learned elsewhere: from a folder or by name, its first layers or all."""
 
@@ -139,7 +140,8 @@ class LanguageModel(nn.Module):
 
     def embed(self, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         """Look tokens up; placeholders (id 0) are overwritten by the caller."""
-        return self.embedding(tokens) * self.embedding_scale
+        rows = self.embedding(tokens)
+        return rows if self.embedding_scale == 1.0 else rows * self.embedding_scale
 
     def forward(
         self,

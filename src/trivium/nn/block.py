@@ -51,9 +51,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Branch(Attention(width, heads), width, condition_width)
         self.cross = (
-            None
-            if context_width is None
-            else Branch(Attention(width, heads, context_width), width, condition_width)
+            None if context_width is None else Branch(Attention(width, heads, context_width), width, condition_width)
         )
         self.mlp = Branch(Mlp(width, int(width * mlp_ratio)), width, condition_width)
 

@@ -141,7 +141,7 @@ class MetaWorld:
         state = State(values=self.state(), names=STATE_NAMES, time_s=time_s)
         return Sample(
             id=f"{self.task}/{self.seed}/{self.num_steps}",
-            segments=(Text(text=self.text.instruction, role="instruction"), *pictures, state),
+            segments=(*pictures, Text(text=self.text.instruction, role="instruction", time_s=time_s), state),
             source="metaworld",
             license=LICENSE,
             embodiment=EMBODIMENT,

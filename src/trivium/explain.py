@@ -1,0 +1,53 @@
+"""`trivium show`: every setting with its meaning, and which parameters learn in which stage."""
+
+from rich.table import Table
+from rich.text import Text
+
+from trivium.assemble import build_model, build_objective
+from trivium.core.config import describe
+from trivium.core.log import console
+from trivium.run import Run
+from trivium.train.stage import apply_freeze
+
+
+def show(config: Run) -> None:
+    """Print the settings of a run, then its parts and what every stage trains; no data is read."""
+    console.print(settings(config))
+    console.print(learners(config))
+
+
+def settings(config: Run) -> Table:
+    """Lay every setting out: dotted path (what an override names), value, meaning."""
+    table = Table(title=f"run '{config.name}': every setting", show_lines=False, expand=True)
+    table.add_column("setting", no_wrap=True, style="bold")
+    table.add_column("value", overflow="fold", ratio=1)
+    table.add_column("meaning", ratio=2)
+    for setting in describe(config):
+        table.add_row(setting.path, Text(_plain(setting.value)), Text(setting.doc))
+    return table
+
+
+def learners(config: Run) -> Table:
+    """Lay out, stage by stage, how many parameters of every part learn."""
+    model = build_model(config)
+    table = Table(title="who learns (parameters that learn / all)")
+    for header in ("stage", "objective", "part", "learning", "frozen"):
+        table.add_column(header, justify="right" if header in ("learning", "frozen") else "left")
+    for stage in config.stages:
+        objective = build_objective(stage.objective, model, config)
+        apply_freeze(objective, stage.learn)
+        parts: dict[str, list[int]] = {}
+        for name, parameter in objective.named_parameters():
+            sizes = parts.setdefault(name.split(".")[0], [0, 0])
+            sizes[0 if parameter.requires_grad else 1] += parameter.numel()
+        for number, (part, (learning, frozen)) in enumerate(parts.items()):
+            head = (stage.name, stage.objective.kind) if number == 0 else ("", "")
+            table.add_row(*head, part, f"{learning:,}" if learning else "-", f"{frozen:,}" if frozen else "-")
+        table.add_section()
+    return table
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
