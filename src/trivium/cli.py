@@ -57,13 +57,13 @@ def train(
     ] = None,
 ) -> None:
     """Train every stage of a recipe, check each one's health, roll out, and write the report."""
-    from trivium import run
+    from trivium import curriculum, run
     from trivium.report.page import write_report
 
     with _explained():
         config = run.load(recipe, overrides or [])
         folder = run_folder or Path("runs") / config.name
-        run.execute(config, folder)
+        curriculum.execute(config, folder)
         note(f"report: {write_report(folder)}")
 
 
@@ -88,19 +88,19 @@ def evaluate(
     episodes: Annotated[int, typer.Option(help="Fresh episodes a task.", min=1)] = 20,
 ) -> None:
     """Roll the newest checkpoint of a run out in the simulator; success with its 95 % interval."""
-    from trivium import run
+    from trivium import curriculum
 
     with _explained():
-        run.evaluate(folder, episodes)
+        curriculum.evaluate(folder, episodes)
 
 
 @app.command()
 def check(folder: RunFolder) -> None:
     """Run the transferability health check on the newest checkpoint of a run."""
-    from trivium import run
+    from trivium import curriculum
 
     with _explained():
-        run.check(folder)
+        curriculum.check(folder)
 
 
 @app.command()

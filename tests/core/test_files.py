@@ -196,6 +196,22 @@ def test_killed_while_swapping_loses_nothing(tmp_path):
     assert names(tmp_path) == ["step"]
 
 
+def test_a_failure_between_the_two_renames_puts_the_old_back(tmp_path, monkeypatch):
+    final, rename = tmp_path / "step", Path.rename
+    publish_folder(final, write_a("old"))
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        publish_folder(final, write_a("new"))
+    assert (final / "a").read_text() == "old"
+    assert names(tmp_path) == ["step"]
+
+
 def test_sweep_leaves_strangers_alone(tmp_path):
     for name in (".hidden", ".a.b.tmp", "x.1.tmp", ".lock", f".mine.{os.getpid()}.tmp"):
         (tmp_path / name).write_text("")

@@ -1,8 +1,6 @@
 """Keyed randomness: every word counts, and an evaluation leaves no trace."""
 
 import random
-import subprocess
-import sys
 from itertools import product
 
 import numpy as np
@@ -29,11 +27,8 @@ def test_words_that_hold_the_separator_do_not_collide():
     assert key(0, "bucket", "source/1", 2) != key(0, "bucket", "source", "1/2")
 
 
-def test_keys_are_the_same_in_another_process():
-    code = "from trivium.core.rng import key; print(key(7, 'augment', 'a/b', 3))"
-    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "5"}
-    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert int(out.stdout) == key(7, "augment", "a/b", 3)
+def test_keys_are_the_same_on_every_machine():
+    assert key(7, "augment", "a/b", 3) == 4584578687089608180
 
 
 def test_numpy_rng_depends_on_its_purpose_alone():

@@ -7,9 +7,9 @@ console = Console(highlight=False)
 
 def note(text: str) -> None:
     """Print one line of progress."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print one line that a person should read."""
-    console.print(f"warning: {text}", style="yellow", markup=False)
+    console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

@@ -77,11 +77,11 @@ _world: list[MetaWorld] = []  # the environment this process used last; building
 
 def world(task: str, views: tuple[str, ...], image_size: int) -> MetaWorld:
     """Return this process's environment of a task, made when it is not the one used last."""
-    if not _world:
-        atexit.register(_close)
     if not _world or (_world[0].task, _world[0].views, _world[0].image_size) != (task, views, image_size):
         _close()
         _world.append(MetaWorld(task, views, image_size))
+        # After mujoco's import, whose own exit handler shuts GL down: the last one registered runs first.
+        atexit.register(_close)
     return _world[0]
 
 

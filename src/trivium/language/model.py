@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.language.vocab import Vocab, byte_tokenizer
-from trivium.nn.hub import load_part, refuse_missing
+from trivium.nn.attention import additive
+from trivium.nn.hub import load_part, refuse_missing, use_our_attention
 from trivium.nn.mask import causal_mask
 
 
@@ -110,6 +111,7 @@ class LanguageModel(nn.Module):
         probe = torch.arange(4).unsqueeze(0)
         with torch.no_grad():
             expected = model.eval()(probe, use_cache=False).logits
+        use_our_attention(model)
         self.vocab = vocab
         self.width = embedding.embedding_dim
         self.max_length = _window(trunk.config)
@@ -163,8 +165,7 @@ class LanguageModel(nn.Module):
             )
         seen = causal_mask(documents, positions).unsqueeze(1)
         # Additive, in the model's own type: every attention kernel of transformers takes it as it is.
-        mask = torch.zeros(seen.shape, dtype=embeddings.dtype, device=embeddings.device)
-        mask.masked_fill_(~seen, torch.finfo(embeddings.dtype).min)
+        mask = additive(seen, embeddings.dtype)
         (trunk,) = self._trunk
         output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
         return output.last_hidden_state
@@ -187,6 +188,10 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Float[Tensor, "x d"]) -> Float[Tensor, "x v"]:
         """Score every word for each given position (tied to the embedding where the model ties them)."""
         return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+
+    def token_losses(self, hidden: Float[Tensor, "x d"], targets: Int[Tensor, " x"]) -> Float[Tensor, " x"]:
+        """Return the cross-entropy of each target, in float32, from the hidden vectors of supervised positions."""
+        return F.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""The pre-norm transformer block: self-attention, cross-attention where there is a context, perceptron."""
+"""Residual branches, conditioned or not, and the pre-norm transformer block made of two of them."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from trivium.nn.attention import Attention
@@ -29,43 +29,14 @@ class Branch(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, optional cross-attention, perceptron; all pre-norm, optionally conditioned (adaLN-Zero)."""
+    """Self-attention over all tokens, then the perceptron: the block of a ViT."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        context_width: int | None = None,
-        condition_width: int | None = None,
-    ) -> None:
-        """Build the branches.
-
-        Args:
-            width: of the tokens.
-            heads: number of heads.
-            mlp_ratio: hidden width of the perceptron over `width`.
-            context_width: width of the context tokens; None leaves cross-attention out.
-            condition_width: width of the condition (such as an embedded flow time); None makes the norms plain.
-        """
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        """Build the branches; `mlp_ratio` is the hidden width of the perceptron over `width`."""
         super().__init__()
-        self.attention = Branch(Attention(width, heads), width, condition_width)
-        self.cross = (
-            None if context_width is None else Branch(Attention(width, heads, context_width), width, condition_width)
-        )
-        self.mlp = Branch(Mlp(width, int(width * mlp_ratio)), width, condition_width)
+        self.attention = Branch(Attention(width, heads), width, None)
+        self.mlp = Branch(Mlp(width, int(width * mlp_ratio)), width, None)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b q d"],
-        *,
-        mask: Bool[Tensor, "b #q q"] | None = None,
-        context: Float[Tensor, "b x e"] | None = None,
-        context_mask: Bool[Tensor, "b #q x"] | None = None,
-        condition: Float[Tensor, "b c"] | None = None,
-    ) -> Float[Tensor, "b q d"]:
-        """Run the block; with `context` None the cross branch is skipped even where it exists (a prior without one)."""
-        x = self.attention(x, condition, None, mask)
-        if self.cross is not None and context is not None:
-            x = self.cross(x, condition, context, context_mask)
-        return self.mlp(x, condition)
+    def forward(self, x: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+        """Run the block."""
+        return self.mlp(self.attention(x, None), None)

@@ -11,7 +11,7 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Float[Tensor, "p d"]:
     """Return sine-cosine embeddings of a grid of patches, row-major, as MAE lays them out.
 
     The first half of the width encodes the COLUMN and the second the row, each as [sin, cos]: the order of the MAE
-    code (its meshgrid puts w first), so that its checkpoints fit. Paper: https://arxiv.org/abs/2111.06377.
+    code (its meshgrid puts w first); transformers has the halves the other way round. Paper: https://arxiv.org/abs/2111.06377.
     """
     assert width % 4 == 0, f"sin-cos width {width} is not a multiple of 4"
     rows, columns = grid

@@ -1,20 +1,23 @@
 """The health check of one stage: the same probes over the stage's encoder and its controls, and a verdict."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
-from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import threadpool_limits
 
 from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.rng import key, numpy_rng
 from trivium.probe import probes, verdict
 from trivium.probe.curve import Estimate, Shares, aulc, estimate, log_sizes, resample
-from trivium.probe.health import Curve, EncoderNote, HealthReport, Margin, ProbeName, TargetResult
+from trivium.probe.health import Curve, HealthReport, Margin, ProbeName, TargetResult
+from trivium.probe.reduce import reduce_by_fold
 from trivium.probe.split import Fold, check_mask, split_by_episode
 from trivium.probe.tasks import Target
 
@@ -37,8 +40,9 @@ class HealthConfig(Config):
     All encoders go through it alike; too few and fine detail is lost, too many and the MLP grows slow."""
     hidden: int = Field(default=256, ge=1)
     """Width of the MLP probe's hidden layer. 64 to 512."""
-    mlp_steps: int = Field(default=120, ge=1)
-    """Steps of the MLP probe with 64 samples each. 50 to 1000; too few and the MLP falls behind the linear probe."""
+    mlp_steps: int = Field(default=200, ge=8)
+    """Steps of the MLP probe at the right end of the curve, 64 samples each. 100 to 2000; too few and it adds
+    nothing to the linear probe that it starts from."""
     seed: int = 0
     """Seed of splits, training draws, initial weights and resampling; the same seed gives the same report."""
 
@@ -50,7 +54,7 @@ class _Ground:
     config: HealthConfig
     folds: list[Fold]
     episode: Int[np.ndarray, " n"]
-    """Episode of every sample as a number 0..e-1."""
+    """Episode of every sample as a number: those that are tested first, 0..e-1, then those that never are."""
     tasks: Int[np.ndarray, " n"]
     weights: Float[np.ndarray, "r e"]
 
@@ -62,6 +66,7 @@ def health_check(
     *,
     episodes: Int[np.ndarray, " n"],
     tasks: Int[np.ndarray, " n"],
+    seen: Bool[np.ndarray, " n"] | None = None,
     config: HealthConfig | None = None,
     subject: str = "aligned",
 ) -> HealthReport:
@@ -69,21 +74,25 @@ def health_check(
 
     Each encoder's features are standardised and reduced to `num_components` principal components on the training
     part of a fold (the labels of a training draw are what the learning curve counts, so all training features may
-    be used there). R2 is taken against the mean of the same task, so telling tasks apart earns nothing.
+    be used there). `seen` marks samples of episodes that the encoder was trained on: probes learn from them in every
+    fold, but are never tested on them. R2 is taken against the mean of the same task: telling tasks apart earns
+    nothing.
 
     Raises:
-        DataError: too few episodes, or features that are not finite.
+        DataError: too few episodes, features that are not finite, or a target without answers that differ.
     """
     start = time.perf_counter()
     config = config or HealthConfig()
     _validate(features, targets, episodes, tasks, subject)
-    ground = _prepare(episodes, tasks, config)
-    reduced, notes = {}, []
-    for name, matrix in features.items():
-        reduced[name], note = _reduce_all(name, matrix, ground)
-        notes.append(note)
-    results = tuple(_probe_target(target, reduced, ground, subject) for target in targets)
-    leak = _leak(reduced[subject], ground)
+    ground = _prepare(episodes, tasks, np.zeros(len(episodes), bool) if seen is None else seen, config)
+    with _one_thread():
+        both = {
+            name: reduce_by_fold(name, matrix, ground.folds, config.num_components, config.seed)
+            for name, matrix in features.items()
+        }
+        reduced, notes = {name: parts for name, (parts, _) in both.items()}, [note for _, note in both.values()]
+        results = tuple(_probe_target(target, reduced, ground, subject) for target in targets)
+        leak = _leak(reduced[subject], ground)
     return HealthReport(
         stage=stage,
         subject=subject,
@@ -96,6 +105,21 @@ def health_check(
         cautions=tuple(verdict.cautions(subject, results, notes, ground.weights.shape[1], leak)),
         seconds=round(time.perf_counter() - start, 2),
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread and give the number of threads back: thousands of tiny products spend their time waiting.
+
+    Measured: one 1125 x 1000 decomposition took 0.04 s on one thread, 8 s on two of a busy machine with two cores.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _validate(
@@ -117,10 +141,12 @@ def _validate(
             )
 
 
-def _prepare(episodes: np.ndarray, tasks: np.ndarray, config: HealthConfig) -> _Ground:
-    folds = split_by_episode(episodes, tasks, config.num_folds, numpy_rng(config.seed, "probe", "split"))
-    names, number = np.unique(episodes, return_inverse=True)
-    fold_of = np.empty(len(names), int)
+def _prepare(episodes: np.ndarray, tasks: np.ndarray, seen: np.ndarray, config: HealthConfig) -> _Ground:
+    folds = split_by_episode(episodes, tasks, seen, config.num_folds, numpy_rng(config.seed, "probe", "split"))
+    tested, trained = np.unique(episodes[~seen]), np.unique(episodes[seen])
+    order = np.concatenate([tested, trained])
+    number = np.argsort(order)[np.searchsorted(np.sort(order), episodes)]
+    fold_of = np.empty(len(tested), int)
     for place, fold in enumerate(folds):
         assert not np.isin(episodes[fold.train], episodes[fold.test]).any(), "an episode stands on both sides"
         fold_of[number[fold.test]] = place
@@ -128,47 +154,14 @@ def _prepare(episodes: np.ndarray, tasks: np.ndarray, config: HealthConfig) -> _
     return _Ground(config, folds, number, tasks, weights)
 
 
-def _reduce_all(name: str, matrix: np.ndarray, ground: _Ground) -> tuple[list[np.ndarray], EncoderNote]:
-    """Reduce one encoder's features once a fold; the note says how much variance is left on average."""
-    parts = [reduce(matrix, fold.train, ground.config.num_components, ground.config.seed) for fold in ground.folds]
-    kept = float(np.mean([share for _, share in parts]))
-    width = min(part.shape[1] for part, _ in parts) if kept > 0 else 0
-    return [part for part, _ in parts], EncoderNote(
-        name=name, width=matrix.shape[1], components=width, variance_kept=round(kept, 4)
-    )
-
-
-def reduce(
-    matrix: Float[np.ndarray, "n d"], train: Int[np.ndarray, " m"], num_components: int, seed: int
-) -> tuple[Float32[np.ndarray, "n c"], float]:
-    """Standardise on the training rows, keep the first principal components there, bring mean variance to 1.
-
-    Returns the reduced rows of all samples and the share of variance kept. Columns that hardly vary (dead units)
-    are left out: dividing by their spread would blow rounding noise up to full size.
-    """
-    x = matrix.astype(np.float32)
-    spread = x[train].std(0)
-    alive = spread > 1e-4 * max(float(spread.max()), 1e-30)
-    if not alive.any() or spread.max() < 1e-12:
-        return np.zeros((len(x), 1), np.float32), 0.0
-    x = (x[:, alive] - x[train][:, alive].mean(0)) / spread[alive]
-    kept = 1.0
-    if x.shape[1] > num_components:
-        num_components = min(num_components, len(train) - 1)
-        _, sizes, axes = randomized_svd(x[train], num_components, n_iter=3, random_state=seed % 2**32)
-        kept = float((sizes.astype(np.float64) ** 2).sum() / (len(train) * x.shape[1]))
-        x = x @ axes.T
-    return (x / np.sqrt(x[train].var(0).mean())).astype(np.float32), kept
-
-
 def _probe_target(target: Target, reduced: dict[str, list[np.ndarray]], ground: _Ground, subject: str) -> TargetResult:
     config = ground.config
     columns = _live_columns(target, ground.tasks)
-    folds = [_answered(fold, target) for fold in ground.folds]
+    folds = [_answered(fold, target, ground.episode) for fold in ground.folds]
     sizes = log_sizes(config.smallest_size, min(len(fold.train) for fold in folds), config.num_sizes)
     curves, draws = [], {}
     for encoder, parts in reduced.items():
-        cells = [_cell(target, columns, parts, folds, ground, size) for size in sizes]
+        cells = [_cell(target, columns, parts, folds, ground, size) for size in sizes.tolist()]
         for probe in ("linear", "mlp"):
             scores = np.stack([cell[probe][0].score(ground.weights) for cell in cells], 1)
             draws[encoder, probe] = scores
@@ -203,13 +196,13 @@ def _probe_target(target: Target, reduced: dict[str, list[np.ndarray]], ground: 
     )
 
 
-def _answered(fold: Fold, target: Target) -> Fold:
+def _answered(fold: Fold, target: Target, episode: np.ndarray) -> Fold:
     valid = np.isin(np.arange(len(target.values)), target.rows)
     kept = Fold(fold.train[valid[fold.train]], fold.test[valid[fold.test]])
-    if not len(kept.train) or not len(kept.test):
+    if len(np.unique(episode[kept.train])) < 2 or not len(kept.test):
         raise DataError(
             f"health check, target '{target.name}'",
-            f"only {len(target.rows)} of {len(target.values)} samples with an answer, none in some fold",
+            f"only {len(target.rows)} of {len(target.values)} samples with an answer, too few in some fold",
             "answers in at least two episodes of every fold",
             "Record more episodes, lower `num_folds`, or leave this target out.",
         )
@@ -234,6 +227,13 @@ def _live_columns(target: Target, tasks: np.ndarray) -> np.ndarray:
         return np.ones(1, bool)
     rows = target.rows
     spread = np.sqrt((_around_task(target.values[rows], tasks[rows]) ** 2).mean(0))
+    if not spread.max() > 1e-9:
+        raise DataError(
+            f"health check, target '{target.name}'",
+            f"the same answer in all {len(rows)} samples of a task",
+            "answers that differ between the episodes of a task",
+            "Record with objects that move between episodes, or probe another target.",
+        )
     return spread > 0.01 * max(float(spread.max()), 1e-12)
 
 
@@ -263,11 +263,11 @@ def _cell(
                 num_classes=0 if target.is_regression else int(target.values.max()) + 1,
             )
         )
-    seed = key(config.seed, "probe", "mlp", target.name, size)
-    guesses: dict[ProbeName, list[np.ndarray]] = {
-        "linear": [probes.linear(problem) for problem in problems],
-        "mlp": probes.mlp(problems, config.hidden, config.mlp_steps, seed),
-    }
+    bases = [probes.linear(problem) for problem in problems]
+    # A small training set is learned in fewer steps; the time goes to the right end of the curve.
+    steps = max(config.mlp_steps // 4, round(config.mlp_steps * size / max(len(fold.train) for fold in folds)))
+    corrected = probes.mlp(problems, bases, config.hidden, steps, key(config.seed, "probe", "mlp", target.name, size))
+    guesses: dict[ProbeName, list[np.ndarray]] = {"linear": [base.test for base in bases], "mlp": corrected}
     test = np.concatenate([fold.test for fold in folds])
     return {name: _score(target, values, test, np.concatenate(guess), ground) for name, guess in guesses.items()}
 
@@ -280,7 +280,7 @@ def _score(
         error = (guess - values[test]) ** 2
         dull = _around_task(values[test], ground.tasks[test]) ** 2
     else:
-        error, dull = (guess != values[test])[:, None].astype(np.float64), np.ones((len(test), 1))
+        error, dull = (guess.argmax(1) != values[test])[:, None].astype(np.float64), np.ones((len(test), 1))
     sums = np.zeros((2, ground.weights.shape[1], error.shape[1]))
     np.add.at(sums[0], ground.episode[test], error)
     np.add.at(sums[1], ground.episode[test], dull)
@@ -290,14 +290,16 @@ def _score(
 
 def _leak(parts: list[np.ndarray], ground: _Ground) -> Estimate:
     """Try to predict a random number drawn for each episode: nothing but a leak of episodes can score above 0."""
-    drawn = numpy_rng(ground.config.seed, "probe", "leak").normal(size=ground.weights.shape[1])
+    drawn = numpy_rng(ground.config.seed, "probe", "leak").normal(size=ground.episode.max() + 1)
     target = Target(name="leak", values=drawn[ground.episode][:, None])
     guesses = []
     for place, (fold, x) in enumerate(zip(ground.folds, parts, strict=True)):
         check = check_mask(
             ground.episode[fold.train], CHECK_SHARE, numpy_rng(ground.config.seed, "probe", "leak", place)
         )
-        guesses.append(probes.linear(probes.Problem(x[fold.train], target.values[fold.train], check, x[fold.test], 0)))
+        guesses.append(
+            probes.linear(probes.Problem(x[fold.train], target.values[fold.train], check, x[fold.test], 0)).test
+        )
     test = np.concatenate([fold.test for fold in ground.folds])
     shares, _ = _score(target, target.values, test, np.concatenate(guesses), ground)
     return estimate(shares.score(ground.weights))

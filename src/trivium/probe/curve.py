@@ -58,15 +58,15 @@ def estimate(draws: Float[np.ndarray, " r"]) -> Estimate:
     return Estimate(value=float(draws[0]), low=float(low), high=float(high))
 
 
-def aulc(sizes: Int[np.ndarray, " c"], scores: Float[np.ndarray, "... c"]) -> Float[np.ndarray, "..."]:
+def aulc(sizes: Float[np.ndarray, " c"] | Int[np.ndarray, " c"], scores: Float[np.ndarray, "... c"]) -> np.ndarray:
     """Area under the learning curve over log size, divided by its width: the mean score while learning.
 
     AULC = 1 / (ln n_max - ln n_0) * integral of score d ln n, by trapezoids; one size alone is its own mean.
     """
     if len(sizes) == 1:
-        return scores[..., 0]
+        return np.asarray(scores[..., 0])
     steps = np.log(sizes)
-    return np.trapezoid(scores, steps, axis=-1) / (steps[-1] - steps[0])
+    return np.asarray(np.trapezoid(scores, steps, axis=-1) / (steps[-1] - steps[0]))
 
 
 def log_sizes(smallest: int, largest: int, count: int) -> Int[np.ndarray, " c"]:

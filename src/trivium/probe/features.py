@@ -24,7 +24,8 @@ def extract(features: Features, samples: Sequence[Sample], batch_size: int = 64)
     for start in range(0, len(samples), batch_size):
         part = list(samples[start : start + batch_size])
         row = np.asarray(features(part), np.float32)
-        assert row.ndim == 2 and len(row) == len(part), f"features of {len(part)} samples came as {row.shape}"
+        assert row.ndim == 2, f"features came as {row.shape}, not one row a sample"
+        assert len(row) == len(part), f"features of {len(part)} samples came as {row.shape}"
         bad = np.flatnonzero(~np.isfinite(row).all(1))
         if len(bad):
             raise DataError(
@@ -58,9 +59,7 @@ def raw_pixels(samples: Sequence[Sample], size: int = 16) -> Float32[np.ndarray,
     return np.stack(rows)
 
 
-def pool_grid(
-    tokens: Float[np.ndarray, "n p d"], grid: tuple[int, int], cells: int = 4
-) -> Float[np.ndarray, "n e"]:
+def pool_grid(tokens: Float[np.ndarray, "n p d"], grid: tuple[int, int], cells: int = 4) -> Float[np.ndarray, "n e"]:
     """Average patch tokens inside cells x cells regions and lay the regions side by side.
 
     A mean over the whole picture forgets where things are, which is what control needs most.
@@ -70,8 +69,6 @@ def pool_grid(
     square = tokens.reshape(len(tokens), rows, columns, -1)
     bands = [band.mean(1, keepdims=True) for band in np.array_split(square, min(cells, rows), axis=1)]
     regions = [
-        region.mean(2, keepdims=True)
-        for band in bands
-        for region in np.array_split(band, min(cells, columns), axis=2)
+        region.mean(2, keepdims=True) for band in bands for region in np.array_split(band, min(cells, columns), axis=2)
     ]
     return np.concatenate(regions, axis=1).reshape(len(tokens), -1)

@@ -76,6 +76,7 @@ class HealthReport(Record):
     subject: str
     num_samples: int
     num_episodes: int
+    """Episodes tested; all others were only learned from."""
     num_folds: int
     encoders: tuple[EncoderNote, ...]
     targets: tuple[TargetResult, ...]
@@ -86,7 +87,9 @@ class HealthReport(Record):
     def table(self) -> Table:
         """Lay out the scores at all training samples: a row a target and probe, a column an encoder."""
         names = [note.name for note in self.encoders]
-        table = Table(title=f"health check: {self.stage} ({self.num_samples} samples, {self.num_episodes} episodes)")
+        table = Table(
+            title=f"health check: {self.stage} ({self.num_samples} samples, {self.num_episodes} test episodes)"
+        )
         for header in ("target", "probe", *names, f"{self.subject} is"):
             table.add_column(header)
         for target in self.targets:

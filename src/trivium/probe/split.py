@@ -21,28 +21,36 @@ class Fold:
 
 
 def split_by_episode(
-    episodes: Int[np.ndarray, " n"], tasks: Int[np.ndarray, " n"], num_folds: int, rng: np.random.Generator
+    episodes: Int[np.ndarray, " n"],
+    tasks: Int[np.ndarray, " n"],
+    seen: Bool[np.ndarray, " n"],
+    num_folds: int,
+    rng: np.random.Generator,
 ) -> list[Fold]:
-    """Hold every episode out exactly once, the tasks spread evenly over the folds.
+    """Hold every unseen episode out exactly once, the tasks spread evenly over the folds.
 
-    Frames of an episode are near copies: split by frame, a probe scores by remembering the episode.
+    Frames of an episode are near copies: split by frame, a probe scores by remembering the episode. Episodes that
+    the encoder was trained on (`seen`) are on the training side of every fold and never tested.
 
     Raises:
-        DataError: fewer episodes than two a fold.
+        DataError: fewer unseen episodes than two a fold.
     """
-    names, first = np.unique(episodes, return_index=True)
+    unseen = np.flatnonzero(~seen)
+    names, first = np.unique(episodes[unseen], return_index=True)
+    assert not np.isin(episodes[seen], names).any(), "an episode is both seen and unseen"
     if len(names) < 2 * num_folds:
         raise DataError(
             "health check",
-            f"{len(names)} episodes in {len(episodes)} samples",
-            f"at least {2 * num_folds} episodes (two for each of {num_folds} folds, split by episode)",
+            f"{len(names)} unseen episodes in {len(episodes)} samples",
+            f"at least {2 * num_folds} unseen episodes (two for each of {num_folds} folds, split by episode)",
             "Record more episodes or lower `num_folds`.",
         )
     order = rng.permutation(len(names))
-    order = order[np.argsort(tasks[first][order], kind="stable")]
+    order = order[np.argsort(tasks[unseen[first]][order], kind="stable")]
     fold_of = np.empty(len(names), int)
     fold_of[order] = np.arange(len(names)) % num_folds
-    row_fold = fold_of[np.searchsorted(names, episodes)]
+    row_fold = np.full(len(episodes), -1)
+    row_fold[unseen] = fold_of[np.searchsorted(names, episodes[unseen])]
     folds = []
     for number in range(num_folds):
         test = np.flatnonzero(row_fold == number)
@@ -64,9 +72,7 @@ def deal(
     return rows[np.lexsort((place, turn))]
 
 
-def check_mask(
-    episodes: Int[np.ndarray, " n"], share: float, rng: np.random.Generator
-) -> Bool[np.ndarray, " n"]:
+def check_mask(episodes: Int[np.ndarray, " n"], share: float, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
     """Mark about `share` of the episodes as the inner side on which regularisation is chosen."""
     names = rng.permutation(np.unique(episodes))
     assert len(names) >= 2, "the inner split needs two episodes; `deal` gives that many"

@@ -1,0 +1,1 @@
+"""Samples made from simulator truth or from other samples: captions, spatial questions, narration."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trivium.core.errors import CheckpointError
-from trivium.core.files import publish_folder, write_atomic, write_json
+from trivium.core.files import publish_folder, sweep_folder, write_atomic, write_json
 from trivium.core.log import warn
 from trivium.train import parallel
 from trivium.train.optim import Optimizer
@@ -63,9 +64,8 @@ class Checkpoints:
         self.folder = folder
         self._keep = keep
         if parallel.rank() == 0:
-            # What a killed process left: half of a checkpoint being written, or of one being deleted.
-            for partial in [*folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")]:
-                rmtree(partial) if partial.is_dir() else partial.unlink()
+            for place in [folder, *folder.glob("*/")]:
+                sweep_folder(place)
 
     def save(self, state: State, module: nn.Module, optimizer: Optimizer) -> None:
         """Write a checkpoint, make it the latest, and delete those beyond `keep`.
@@ -117,7 +117,7 @@ class Checkpoints:
         ahead = [folder for folder in self._all() if _place(folder) > now]
         for folder in [*older[self._keep - 1 :], *ahead]:
             # Renamed first: a process killed in here must not leave half a folder under a good name.
-            doomed = folder.with_name(f".{folder.name}.tmp")
+            doomed = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
             folder.rename(doomed)
             rmtree(doomed)
 
@@ -190,8 +190,8 @@ def load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
 
 def _fill(folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -> None:
     tensors, aliases = _unshared(module.state_dict())
-    _write(tensors, folder / FILES[0], {"aliases": json.dumps(aliases)})
-    _write(optimizer.tensors(), folder / FILES[1], {})
+    save_file(tensors, folder / FILES[0], {"aliases": json.dumps(aliases)})
+    save_file(optimizer.tensors(), folder / FILES[1])
     write_json(folder / FILES[2], state.to_json())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
     about = {"stage": state.stage, "step": state.step, "torch": torch.__version__, "ranks": parallel.world_size()}
@@ -214,13 +214,6 @@ def _unshared(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
         whole = storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
         kept[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
     return kept, aliases
-
-
-def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    try:
-        save_file(dict(tensors), path, metadata)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -52,13 +52,13 @@ def run_stage(
     for micro_batches in islice(batches, max(0, stage.steps - state.step)):
         wait_s = perf_counter() - started
         state.rng.begin_step(state.stage, parallel.rank())
-        optimizer.clear()  # a hook may have left gradients
+        optimizer.begin_step()
         seen = differentiate(objective, [batch.to(device) for batch in micro_batches], optimizer)
         share = stage.lr_share(state.step)
         norm, taken = optimizer.step(seen.total, share)
         if not taken:
-            ids = ", ".join(sample for batch in micro_batches for sample in batch.ids)
-            warn(f"{state.stage} step {state.step + 1} skipped: loss {seen.total}, norm {norm}; samples: {ids}")
+            ids = ", ".join([sample for batch in micro_batches for sample in batch.ids][:8])
+            warn(f"{state.stage} step {state.step + 1} skipped: loss {seen.total}, norm {norm}; first samples: {ids}")
         reading = Reading(
             **seen._asdict(),
             grad_norm=norm,
@@ -69,6 +69,7 @@ def run_stage(
         )
         state.advance(reading)
         record(state, reading)
+        state.check_skips(reading)
 
         for period, act in every:
             if state.step % period == 0:

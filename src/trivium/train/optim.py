@@ -33,7 +33,7 @@ class Update(NamedTuple):
     norm: float
     """Of all gradients together, before clipping."""
     taken: bool
-    """False when loss or norm was not finite: no weight and no moment was touched."""
+    """False when loss or norm was not finite: weights, moments and running statistics are as before the step."""
 
 
 def without_decay(module: nn.Module) -> set[str]:
@@ -69,6 +69,8 @@ class Optimizer:
         learning = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
         grouped = [name for group in groups for name in group.names]
         assert sorted(grouped) == sorted(learning), "every parameter that learns belongs to exactly one group"
+        self._objective = objective
+        self._running: dict[Tensor, Tensor] = {}
         self._clip = clip
         self._low = {name: weight for name, weight in learning.items() if weight.dtype in (torch.bfloat16, torch.half)}
         self._masters = {
@@ -89,6 +91,16 @@ class Optimizer:
     def lr(self, share: float) -> dict[str, float]:
         """Return the learning rate by group label at a share of the peak."""
         return {group.label: group.lr * share for group in self._groups}
+
+    def begin_step(self) -> None:
+        """Start from no gradients, and remember running statistics: a bad batch spoils them on its way forward."""
+        self.clear()
+        self._running = {
+            buffer: buffer.clone()
+            for module in self._objective.modules()
+            if module.training
+            for buffer in module.buffers(recurse=False)
+        }
 
     def clear(self) -> None:
         """Forget all gradients (None, not 0: a gradient of 0 still decays and moves by old momentum)."""
@@ -130,6 +142,9 @@ class Optimizer:
             self._adamw.step()
             for name, weight in self._low.items():
                 weight.copy_(self._masters[name])
+        else:
+            for buffer, before in self._running.items():
+                buffer.copy_(before)
         self.clear()
         return update
 

@@ -72,11 +72,21 @@ class StageConfig(Config):
 
     def _groups(self, objective: nn.Module, where: str) -> list[Group]:
         left = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
+        chosen: list[tuple[str, float, set[str]]] = []
+        for pattern, lr in self.lr_groups.items():
+            names = select(objective, [pattern], where) & left
+            if not names:
+                raise ConfigError(
+                    f"{where}.{pattern}",
+                    "a learning rate for parameters that do not learn, or that an earlier pattern takes",
+                    "at least one parameter that learns",
+                    "Leave it out, or name its parameters in `learn`.",
+                )
+            chosen.append((pattern, lr, names))
+            left -= names
         spared = without_decay(objective)
         groups: list[Group] = []
-        for label, lr in [*self.lr_groups.items(), ("base", self.lr)]:
-            names = left if label == "base" else select(objective, [label], where) & left
-            left = left - names
+        for label, lr, names in [*chosen, ("base", self.lr, left)]:
             groups.append(Group(label, lr, self.weight_decay, tuple(sorted(names - spared))))
             groups.append(Group(label, lr, 0.0, tuple(sorted(names & spared))))
         return [group for group in groups if group.names]
@@ -201,7 +211,8 @@ def _fits(word: str, part: str) -> bool:
 
 def _ends_outside(word: str, known: Sequence[str]) -> bool:
     span = RANGE.fullmatch(word)
-    return bool(span and span[2]) and int(span[2]) > max((int(part) for part in known if part.isdecimal()), default=-1)
+    last = max((int(part) for part in known if part.isdecimal()), default=-1)
+    return span is not None and bool(span[2]) and int(span[2]) > last
 
 
 def _fits_nothing(where: str, pattern: str, before: Sequence[str], word: str, known: Sequence[str]) -> ConfigError:

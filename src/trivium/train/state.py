@@ -74,26 +74,30 @@ class State:
             )
 
     def advance(self, reading: Reading) -> None:
-        """Count one step.
-
-        Raises:
-            TrainingError: too many steps in a row were refused.
-        """
+        """Count one step."""
         self.step += 1
         self.data_position += 1
         for name, count in reading.tokens.items():
             self.tokens[name] = self.tokens.get(name, 0) + count
         self.skipped += not reading.taken
         self.skipped_in_a_row = 0 if reading.taken else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row > MAX_SKIPS_IN_A_ROW:
-            bad = [name for name, loss in reading.loss.items() if not math.isfinite(loss)]
-            raise TrainingError(
-                f"stage {self.stage!r}, step {self.step}",
-                f"{self.skipped_in_a_row} steps in a row whose {' and '.join(bad) or 'gradient'} was not finite",
-                f"at most {MAX_SKIPS_IN_A_ROW}",
-                "Nothing was changed by them. Lower the stage's lr or raise its warmup_steps, look at the samples named"
-                " above, then start again: the run goes on from its last checkpoint.",
-            )
+
+    def check_skips(self, reading: Reading) -> None:
+        """Refuse to go on when too many steps in a row were skipped.
+
+        Raises:
+            TrainingError: more than `MAX_SKIPS_IN_A_ROW`.
+        """
+        if self.skipped_in_a_row <= MAX_SKIPS_IN_A_ROW:
+            return
+        bad = [f"loss {name!r}" for name, loss in reading.loss.items() if not math.isfinite(loss)]
+        raise TrainingError(
+            f"stage {self.stage!r}, step {self.step}",
+            f"{self.skipped_in_a_row} steps in a row whose {' and '.join(bad) or 'gradient'} was not finite",
+            f"at most {MAX_SKIPS_IN_A_ROW}",
+            "No weight was changed by them. Lower the stage's lr or raise its warmup_steps, look at the samples named"
+            " above, then start again: the run goes on from its last checkpoint.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for state.json."""

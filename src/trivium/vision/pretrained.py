@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
-from trivium.nn.hub import load_part, refuse_missing
+from trivium.nn.hub import load_part, refuse_missing, use_our_attention
 from trivium.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, cut, normalise
 
 
@@ -46,6 +46,7 @@ class PretrainedVisionConfig(Config):
         model, report = load_part(loader, self.path, where, dtype=torch.float32, output_loading_info=True)
         missing = [name for name in report["missing_keys"] if not name.startswith(family.unused)]
         refuse_missing(missing, self.path, where)
+        use_our_attention(model)
         parts = family.take_apart(model)
         self._check(len(parts.blocks), parts.patch.kernel_size[0])
         return PretrainedEncoder(parts, family, self.num_layers, self.image_size)
@@ -107,6 +108,7 @@ class PretrainedEncoder(Encoder):
         self.first_norm = parts.first_norm
         self.blocks = parts.blocks[:num_layers]
         self.norm = parts.last_norm
+        self.train()
 
     def embed(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
         """Project patches and add positions."""

@@ -1,0 +1,1 @@
+"""One file a simulator, and what the tasks of each are."""

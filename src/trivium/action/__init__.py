@@ -1,0 +1,1 @@
+"""Action models: from what a policy knows to a chunk of commands."""

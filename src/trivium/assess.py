@@ -1,0 +1,107 @@
+"""What is measured around a stage: probes of frozen features, rollouts in the simulator, pictures of the data."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from trivium.assemble import World
+from trivium.core.files import publish_folder, write_json
+from trivium.core.log import console
+from trivium.core.rng import isolated, key
+from trivium.core.sample import Action, Image, Sample, State, Text
+from trivium.data.bucket import select
+from trivium.eval.rollout import evaluate
+from trivium.probe.check import health_check
+from trivium.probe.features import extract, raw_pixels
+from trivium.probe.tasks import next_actions, number_tasks, object_position, task_identity
+
+NUM_STRIPS = 6
+"""Aligned (observation, action chunk) samples drawn for the report."""
+
+
+def check_health(world: World, stage: str, step: int | None = None) -> None:
+    """Probe the model as it stands against a random-init twin and raw pixels; write health/<stage>.json.
+
+    A check in the middle of a stage (`step`) is kept beside the one at its end, under <stage>-<step>.
+    """
+    name = stage if step is None else f"{stage}-{step:06d}"
+    samples, episodes, tasks = held_out(world)
+    with isolated(key(world.config.seed, "health", name)):
+        features = {"aligned": extract(world.features(world.model), samples), **_controls(world, samples)}
+        targets = [
+            object_position(samples, world.config.health.target),
+            next_actions([world.chain.forward(sample, None) for sample in samples]),
+            task_identity(number_tasks(tasks)),
+        ]
+        report = health_check(
+            name,
+            features,
+            targets,
+            episodes=episodes,
+            tasks=number_tasks(tasks),
+            config=world.config.health.probe,
+        )
+    write_json(world.folder / f"health/{name}.json", report.model_dump(mode="json"))
+    console.print(report.table())
+    console.print(report.verdict, markup=False)
+
+
+def roll_out(world: World, label: str, episodes: int | None = None) -> None:
+    """Try the model as it stands in the simulator; write eval/<label>.json and clips beside it."""
+    config = world.config.rollout if episodes is None else world.config.rollout.replace(episodes=episodes)
+    with isolated(key(world.config.seed, "rollout", label)):
+        evaluate(world.policy(), config, world.folder / "eval", label)
+
+
+def draw_samples(world: World) -> None:
+    """Keep a few samples as they are trained on, for a person to judge: picture, state, and the chunk that follows."""
+    folder = world.folder / "samples"
+    if folder.exists():
+        return
+    source = world.robot
+    found = select(source, "train", world.config.robot.val_share)
+    chosen = found[np.linspace(0, len(found) - 1, NUM_STRIPS).astype(int)]
+
+    def fill(partial: Path) -> None:
+        strips = []
+        for number, i in enumerate(chosen):
+            sample = source.read(int(i))
+            Pillow.fromarray(sample.of(Image)[0].pixels).save(partial / f"{number}.png")
+            strips.append(_strip(sample, f"samples/{number}.png"))
+        write_json(partial / "samples.json", strips)
+
+    publish_folder(folder, fill)
+
+
+def held_out(world: World) -> tuple[list[Sample], np.ndarray, list[str]]:
+    """Read frames of the robot's held-out episodes, spread evenly: samples, episodes and task sentences."""
+    source = world.robot
+    found = select(source, "val", world.config.robot.val_share)
+    chosen = found[np.linspace(0, len(found) - 1, min(len(found), world.config.health.num_samples)).astype(int)]
+    samples = [source.read(int(i)) for i in chosen]
+    return samples, source.groups()[chosen], [source.task(int(i)) for i in chosen]
+
+
+def _controls(world: World, samples: list[Sample]) -> dict[str, np.ndarray]:
+    """Features of the two encoders that never change; computed once a process."""
+    if not world.controls:
+        with isolated(key(world.config.seed, "controls")):
+            world.controls = {
+                "random-init": extract(world.features(world.random_twin()), samples),
+                "raw-pixels": raw_pixels(samples),
+            }
+    return world.controls
+
+
+def _strip(sample: Sample, picture: str) -> dict:
+    state, action = sample.of(State)[0], sample.of(Action)[0]
+    return {
+        "id": sample.id,
+        "image": picture,
+        "instruction": sample.of(Text)[0].text,
+        "state": dict(zip(state.names, map(float, state.values), strict=True)),
+        "names": list(action.names),
+        "actions": action.values.tolist(),
+        "valid": action.valid.tolist(),
+    }

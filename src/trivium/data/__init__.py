@@ -1,0 +1,1 @@
+"""From files to packed batches: sources, transforms, statistics, plans and the loader."""

@@ -1,0 +1,87 @@
+"""What every data source can do: list its samples, read any of them, and say whether it has changed."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from trivium.core.sample import Sample
+
+
+class Source(ABC):
+    """Random access to the samples of one data set.
+
+    A source must survive a fork: a loader worker inherits it from the parent, so open files belong to a process
+    and are opened again in each.
+    """
+
+    name: str
+    license: str
+    fingerprint: str
+    """Changes whenever anything that this source yields may have changed, but not when its folder moves."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def groups(self) -> Int[np.ndarray, " n"]:
+        """Return one id a sample; samples of one group (an episode, a document) stay on one side of a split."""
+
+    @abstractmethod
+    def peek(self, i: int) -> Sample:
+        """Return sample `i` as `read` does, with blank pictures of the right shape: nothing is decoded.
+
+        Raises:
+            DataError: the record is broken.
+        """
+
+    @abstractmethod
+    def read(self, i: int) -> Sample:
+        """Return sample `i`.
+
+        Raises:
+            DataError: the record or its picture is broken.
+        """
+
+    def columns(self) -> Mapping[str, Float[np.ndarray, "n d"]]:
+        """Return the numeric columns of all samples ("state", "action") for statistics; none by default."""
+        return {}
+
+    @property
+    def embodiment(self) -> str:
+        """Name of the robot whose statistics apply ("" when there is none)."""
+        return ""
+
+    def names(self, column: str) -> tuple[str, ...]:
+        """Return the names of the dimensions of a numeric column."""
+        raise AssertionError(f"source {self.name} has no numeric column {column}")
+
+
+def blank(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a picture that takes one byte of memory: every stride is zero."""
+    return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
+
+
+def is_blank(pixels: UInt8[np.ndarray, "..."]) -> bool:
+    """Tell whether a picture came from `blank`, so that steps on pixels may skip their work."""
+    return not any(pixels.strides)
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hex digits that depend on every part: bytes, arrays, or anything JSON can hold."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            head, body = f"{part.dtype}{part.shape}", np.ascontiguousarray(part).data
+        elif isinstance(part, bytes):
+            head, body = "bytes", part
+        else:
+            head, body = "json", json.dumps(part, sort_keys=True).encode()
+        state.update(f"{head}:{len(body)}:".encode())
+        state.update(body)
+    return state.hexdigest()

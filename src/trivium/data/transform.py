@@ -1,0 +1,272 @@
+"""Steps between a source and a layout; the same chain, mirrored, serves the robot."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.random import Generator
+from PIL import Image as Pillow
+from pydantic import Field
+
+from trivium.core.config import Config
+from trivium.core.errors import ConfigError, DataError
+from trivium.core.sample import Action, Image, Sample, Segment, State, Video
+from trivium.data.source.source import blank, is_blank
+from trivium.data.stats import ColumnStats, Stats
+
+
+class Transform(ABC):
+    """A step with `forward` on samples and `inverse` on actions.
+
+    `inverse` undoes what `forward` did to actions, so that what a policy emits comes out in physical units.
+    """
+
+    pixels: bool = False
+    """Whether the step touches pictures; blank ones only change their shape."""
+
+    @abstractmethod
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Return the changed sample; without `rng` nothing is drawn (evaluation, counting, serving)."""
+
+    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
+        """Undo `forward` on an action chunk; `embodiment` may be left out where only one robot is known."""
+        return action
+
+
+class Chain(Transform):
+    """Steps in order; the inverse runs them backwards."""
+
+    def __init__(self, steps: Sequence[Transform]) -> None:
+        self.steps = tuple(steps)
+        self.pixels = any(step.pixels for step in self.steps)
+
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Run every step."""
+        for step in self.steps:
+            sample = step.forward(sample, rng)
+        return sample
+
+    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
+        """Run every inverse, last step first."""
+        for step in reversed(self.steps):
+            action = step.inverse(action, embodiment)
+        return action
+
+
+class NormalizeConfig(Config):
+    """Scale states and actions so that the range q01..q99 becomes [-1, 1], per robot and dimension."""
+
+    kind: Literal["normalize"] = "normalize"
+
+    def build(self, stats: Stats) -> "Normalize":
+        """Make the step for the robots in `stats`."""
+        return Normalize(stats)
+
+
+class Normalize(Transform):
+    """Quantile normalisation, without clipping, so that `inverse` is exact.
+
+    A dimension that never moved in the data becomes 0, and its inverse is the constant whatever a policy says:
+    dividing by its range would blow noise up.
+    """
+
+    def __init__(self, stats: Stats) -> None:
+        self._scales = {
+            (robot, column): _scale(found) for robot, columns in stats.items() for column, found in columns.items()
+        }
+
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Scale states and actions."""
+
+        def scaled(segment: Segment) -> Segment:
+            if not isinstance(segment, State | Action):
+                return segment
+            column = "state" if isinstance(segment, State) else "action"
+            center, half = self._scale_of(sample.embodiment, column, sample.id, segment.values.shape[-1])
+            moving = half > 0
+            values = np.where(moving, (segment.values - center) / np.where(moving, half, 1.0), 0.0)
+            return replace(segment, values=values.astype(np.float32))
+
+        return replace(sample, segments=tuple(map(scaled, sample.segments)))
+
+    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
+        """Return the action in physical units."""
+        if embodiment is None:
+            robots = [robot for robot, column in self._scales if column == "action"]
+            assert len(robots) == 1, f"name the embodiment: statistics of {robots} are known"
+            embodiment = robots[0]
+        center, half = self._scale_of(embodiment, "action", "an action to be executed", action.shape[-1])
+        return (action * half + center).astype(np.float32)
+
+    def _scale_of(self, robot: str, column: str, where: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+        if (robot, column) not in self._scales:
+            known = ", ".join(f"{name} of {r!r}" for r, name in self._scales) or "none"
+            raise DataError(
+                where, f"{column} of robot {robot!r}", f"a robot with statistics ({known})", "Measure it first."
+            )
+        center, half = self._scales[robot, column]
+        if len(center) != width:
+            raise DataError(where, f"{column} with {width} dimensions", str(len(center)), "Use the same robot and set.")
+        return center, half
+
+
+class ResizeConfig(Config):
+    """Bring every picture to the same square size."""
+
+    kind: Literal["resize"] = "resize"
+    size: int = Field(ge=8, le=4096)
+    """Height and width in pixels: what the vision encoder takes (112 to 448)."""
+    fit: Literal["pad", "stretch"] = "pad"
+    """"pad" keeps the proportions and fills with black, "stretch" does not keep them."""
+
+    def build(self, stats: Stats) -> "Resize":
+        """Make the step."""
+        return Resize(self)
+
+
+class Resize(Transform):
+    """Bilinear with antialiasing (Pillow), the same in training and serving."""
+
+    pixels = True
+
+    def __init__(self, config: ResizeConfig) -> None:
+        self.config = config
+
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Resize every picture."""
+        return on_pixels(sample, lambda pixels, view: self._resize(pixels))
+
+    def _resize(self, pixels: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+        size, (height, width) = self.config.size, pixels.shape[:2]
+        if (height, width) == (size, size):
+            return pixels
+        if is_blank(pixels):
+            return blank(size, size)
+        scale = size / max(height, width)
+        inner = (size, size)
+        if self.config.fit == "pad":
+            inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+        resized = np.asarray(Pillow.fromarray(pixels).resize((inner[1], inner[0]), Pillow.Resampling.BILINEAR))
+        if inner == (size, size):
+            return resized
+        out = np.zeros((size, size, 3), np.uint8)
+        top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+        out[top : top + inner[0], left : left + inner[1]] = resized
+        return out
+
+
+class RandomShiftConfig(Config):
+    """Move pictures by a few pixels at random, in training only."""
+
+    kind: Literal["random_shift"] = "random_shift"
+    pixels: int = Field(ge=1)
+    """Largest shift in either direction, 3 to 5 % of the picture as a rule; too much hides the object."""
+
+    def build(self, stats: Stats) -> "RandomShift":
+        """Make the step."""
+        return RandomShift(self)
+
+
+class RandomShift(Transform):
+    """Pad by repeating the border, then crop (DrQ, https://arxiv.org/abs/2004.13649).
+
+    All frames of one view move together, so a history keeps its motion.
+    """
+
+    pixels = True
+
+    def __init__(self, config: RandomShiftConfig) -> None:
+        self.config = config
+
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Shift every view by its own draw; without `rng` nothing moves."""
+        if rng is None:
+            return sample
+        most = self.config.pixels
+        moves: dict[str, tuple[int, int]] = {}
+
+        def shifted(pixels: UInt8[np.ndarray, "h w 3"], view: str) -> UInt8[np.ndarray, "h w 3"]:
+            if view not in moves:
+                down, right = rng.integers(-most, most + 1, 2)
+                moves[view] = (int(down), int(right))
+            rows = np.clip(np.arange(pixels.shape[0]) + moves[view][0], 0, pixels.shape[0] - 1)
+            columns = np.clip(np.arange(pixels.shape[1]) + moves[view][1], 0, pixels.shape[1] - 1)
+            return pixels if is_blank(pixels) else pixels[rows[:, None], columns]
+
+        return on_pixels(sample, shifted)
+
+
+class SelectViewsConfig(Config):
+    """Keep some cameras, under the names and in the order that the model knows."""
+
+    kind: Literal["select_views"] = "select_views"
+    views: dict[str, str]
+    """Camera in the sample by name for the model, such as {"front": "corner2"}; pictures come first, in this order."""
+
+    def build(self, stats: Stats) -> "SelectViews":
+        """Make the step."""
+        return SelectViews(self)
+
+
+class SelectViews(Transform):
+    """Choose, rename and order views; a sample without any robot view (a web picture) passes unchanged."""
+
+    def __init__(self, config: SelectViewsConfig) -> None:
+        self.config = config
+
+    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
+        """Return the sample with the chosen pictures first, then everything else in order."""
+        if not sample.embodiment and not sample.of(State):
+            return sample
+        pictures = [segment for segment in sample.segments if isinstance(segment, Image | Video)]
+        present = {picture.view for picture in pictures}
+        for name, view in self.config.views.items():
+            if view not in present:
+                raise ConfigError(
+                    f"select_views.views.{name}",
+                    f"view {view!r}",
+                    f"a view of sample {sample.id}: {', '.join(sorted(present)) or 'none'}",
+                    "Add it to `views` of the source, or correct the name.",
+                )
+        chosen = [
+            replace(picture, view=name)
+            for name, view in self.config.views.items()
+            for picture in pictures
+            if picture.view == view
+        ]
+        others = [segment for segment in sample.segments if not isinstance(segment, Image | Video)]
+        return replace(sample, segments=(*chosen, *others))
+
+
+TransformConfig = Annotated[
+    NormalizeConfig | ResizeConfig | RandomShiftConfig | SelectViewsConfig, Field(discriminator="kind")
+]
+
+
+def build_chain(configs: Sequence[TransformConfig], stats: Stats) -> Chain:
+    """Build the steps of a recipe in order."""
+    return Chain([config.build(stats) for config in configs])
+
+
+def on_pixels(sample: Sample, change: Callable[[np.ndarray, str], np.ndarray]) -> Sample:
+    """Return the sample with `change(pixels, view)` applied to every picture and every frame of a video."""
+
+    def changed(segment: Segment) -> Segment:
+        if isinstance(segment, Image):
+            return replace(segment, pixels=change(segment.pixels, segment.view))
+        if isinstance(segment, Video):
+            frames = [change(frame, segment.view) for frame in segment.frames]
+            stacked = np.broadcast_to(frames[0], (len(frames), *frames[0].shape))
+            return replace(segment, frames=stacked if is_blank(segment.frames) else np.stack(frames))
+        return segment
+
+    return replace(sample, segments=tuple(map(changed, sample.segments)))
+
+
+def _scale(stats: ColumnStats) -> tuple[np.ndarray, np.ndarray]:
+    """Return center and half range; a half range of 0 marks a dimension that never moved."""
+    low, high = stats.range()
+    return (low + high) / 2, np.where(stats.moving(), (high - low) / 2, 0.0)

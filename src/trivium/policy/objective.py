@@ -1,0 +1,194 @@
+"""Learning to read, to speak and to act at once: next token and flow on one trunk."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from trivium.action.fast import FastTokenizer
+from trivium.action.model import given
+from trivium.core.batch import IGNORE, Batch, Kind
+from trivium.core.config import Config
+from trivium.core.errors import ConfigError
+from trivium.core.objective import Loss, Losses, Objective
+from trivium.data.row import Row, collate
+from trivium.language.model import LanguageModel
+from trivium.policy.sequence import VlaLayout
+from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, everything
+from trivium.policy.vla import Model, Thought
+
+CHUNK = 1024
+"""Positions scored at once: 1024 x 49,152 logits in float32 are 200 MB."""
+
+
+class VlaConfig(Config):
+    """Next-token loss on words and action tokens, flow-matching loss on action chunks.
+
+    The token losses share a denominator, the weighted number of tokens; the flow loss has its own and is added with
+    `flow_weight`. A weight of 0 leaves the loss out, its computation too.
+    """
+
+    kind: Literal["vla"] = "vla"
+    text_weight: float = 1.0
+    """Weight of a word of a caption, an answer or a document."""
+    action_token_weight: float = 1.0
+    """Weight of a FAST token against a word."""
+    flow_weight: float = 1.0
+    """Weight of the flow loss against all tokens together. 1-10; pi0.5 takes 10."""
+    insulate: bool = False
+    """Stop the flow head's gradient at the trunk (knowledge insulation): the trunk then learns to act from action
+    tokens alone. True without action tokens in the data means a trunk that never hears of actions."""
+    dropout: ModalityDropoutConfig = ModalityDropoutConfig()
+    """Chances with which a robot sample loses its pictures, state or instruction in training."""
+
+    def build(self, model: Model) -> "VlaObjective":
+        """Build on the parts of `model`.
+
+        Raises:
+            ConfigError: a negative weight, all weights 0, or a chance outside 0..1.
+        """
+        weights = {name: getattr(self, name) for name in ("text_weight", "action_token_weight", "flow_weight")}
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"objective.{name}", str(weight), "0 or more", f"Change {name}.")
+        if not any(weights.values()):
+            raise ConfigError("objective", "all weights 0", "something to learn", "Give one of the weights a value.")
+        self.dropout.check("objective.dropout")
+        return VlaObjective(model, self)
+
+    def layout(self, model: Model, fast: FastTokenizer) -> VlaLayout:
+        """Build the layout; action tokens are laid out only where they have a weight.
+
+        Raises:
+            ConfigError: the model's vocabulary has no room for the action tokens.
+        """
+        return VlaLayout(model.language.vocab, model.connect.num_tokens, fast if self.action_token_weight else None)
+
+
+class VlaObjective(Objective):
+    """Losses "text", "action_token" (cross entropy in nats) and "flow" (squared velocity error).
+
+    Action tokens are scored against the extra ids only: nothing else can follow [begin], decoding is constrained to
+    them anyway, and at 49,152 words the full softmax would cost more than the trunk. Its entropy at the start is
+    therefore ln(number of extra ids).
+    """
+
+    def __init__(self, model: Model, config: VlaConfig) -> None:
+        """Hang the model's own parts under their fixed names."""
+        super().__init__()
+        self.vision, self.connect, self.language, self.action = (
+            model.vision,
+            model.connect,
+            model.language,
+            model.action,
+        )
+        self.state, self.context = model.state, model.context
+        # Not a submodule: each weight would have two names.
+        self._model = (model,)
+        self.config = config
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return the weighted counts by group; dropout does not change them (no learned position is ever dropped)."""
+        counts: dict[str, float] = {}
+        tokens = 0.0
+        for _, weight, chosen in self._spoken(batch):
+            tokens += weight * int(chosen.sum())
+        elements = self._elements(batch)
+        if tokens or not elements:
+            counts["tokens"] = tokens
+        if elements:
+            counts["flow"] = elements
+        return counts
+
+    def forward(self, batch: Batch) -> Losses:
+        """Compute the losses; a batch without anything to learn gives one loss of 0 over 0 elements."""
+        (model,) = self._model
+        visible = drop_modalities(batch, self.config.dropout) if self.training else everything(batch)
+        thought: Thought = model(batch, visible)
+        losses = Losses()
+        for name, weight, chosen in self._spoken(batch):
+            if count := int(chosen.sum()):
+                start = self.language.vocab.extra_start if name == "action_token" else 0
+                aims = given(batch.targets, "targets")[chosen]
+                total = cross_entropy_sum(self.language, thought.hidden[chosen], aims, start)
+                losses[name] = Loss(total, count, weight)
+        if elements := self._elements(batch):
+            documents = given(batch.actions_document, "actions_document")
+            actions, valid = given(batch.actions, "actions"), given(batch.actions_valid, "actions_valid")
+            context = model.gather_context(thought, batch, documents, self.config.insulate)
+            error = self.action.loss(actions, valid, context)
+            losses["flow"] = Loss(error.sum(), elements, group="flow", scale=self.config.flow_weight)
+        if not losses:
+            losses["text"] = Loss(thought.hidden.float().sum() * 0.0, 0)
+        return losses
+
+    def fake_batch(self) -> Batch:
+        """Make one row with a robot sample and a caption."""
+        per_image, vocab = self.connect.num_tokens, self.language.vocab
+        picture = np.zeros((self.vision.image_size, self.vision.image_size, 3), np.uint8)
+        head = self.action
+        acts = [vocab.extra_start + i for i in range(min(4, vocab.num_extra))]
+        robot = _fake(per_image, [1, 2, 3], acts)
+        caption = _fake(per_image, [1, 4, 5, vocab.end], [])
+        shared: dict[str, Any] = {"images": (picture,)}
+        rows = [
+            Row(
+                sample_id="fake/robot",
+                state=np.zeros(head.state_dim, np.float32),
+                actions=np.zeros((head.horizon, head.action_dim), np.float32),
+                valid=np.ones(head.horizon, bool),
+                **robot,
+                **shared,
+            ),
+            Row(sample_id="fake/caption", **caption, **shared),
+        ]
+        return collate([[("fake", row) for row in rows]], sum(row.length for row in rows) + 1)
+
+    def _spoken(self, batch: Batch) -> list[tuple[str, float, Bool[Tensor, "b t"]]]:
+        """Name the positions whose next token is learned, by the kind of that token."""
+        if batch.targets is None:
+            return []
+        learned, extra = batch.targets != IGNORE, batch.targets >= self.language.vocab.extra_start
+        kinds = [
+            ("text", self.config.text_weight, learned & ~extra),
+            ("action_token", self.config.action_token_weight, learned & extra),
+        ]
+        return [kind for kind in kinds if kind[1]]
+
+    def _elements(self, batch: Batch) -> float:
+        if batch.actions is None or batch.actions_valid is None or not self.config.flow_weight:
+            return 0.0
+        return float(batch.actions_valid.sum()) * batch.actions.shape[2]
+
+
+def cross_entropy_sum(
+    language: LanguageModel, hidden: Float[Tensor, "x d"], targets: Int[Tensor, " x"], start: int = 0
+) -> Float[Tensor, ""]:
+    """Sum the cross entropy over words from id `start` on, in float32, in chunks that are computed again backwards."""
+
+    def part(rows: Tensor, aims: Tensor) -> Tensor:
+        head = language.embedding if language.head is None else language.head
+        scores = language.logits(rows) if not start else F.linear(rows, head.weight[start:])
+        return F.cross_entropy(scores.float(), aims - start, reduction="sum")
+
+    if len(hidden) <= CHUNK:
+        return part(hidden, targets)
+    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
+
+
+def _fake(per_image: int, words: list[int], acts: list[int]) -> dict[str, Any]:
+    """Make the token fields of a row: a picture, words, and either a state and action tokens or a loss on the words."""
+    state = [0] if acts else []
+    parts = [(Kind.IMAGE, [0] * per_image), (Kind.TEXT, words), (Kind.STATE, state), (Kind.ACTION, acts)]
+    tokens = np.array([token for _, ids in parts for token in ids], np.int64)
+    kinds = np.array([int(kind) for kind, ids in parts for _ in ids], np.int64)
+    targets = np.full(len(tokens), IGNORE, np.int64)
+    learned = len(acts or words) - 1
+    targets[len(tokens) - 1 - learned : -1] = tokens[len(tokens) - learned :]
+    counts = {kind.name.lower(): len(ids) for kind, ids in parts if ids}
+    return {"tokens": tokens, "kinds": kinds, "targets": targets, "counts": counts, "length": len(tokens)}

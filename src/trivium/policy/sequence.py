@@ -1,0 +1,162 @@
+"""How the segments of a sample become one row of tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from trivium.action.fast import FastTokenizer
+from trivium.core.batch import IGNORE, Kind
+from trivium.core.errors import ConfigError, DataError
+from trivium.core.sample import Action, Image, Sample, State, Text, Video
+from trivium.data.row import Row
+from trivium.language.vocab import Vocab
+
+LEARNED = ("document", "caption", "answer")
+"""Roles of text that a loss is taken on; instructions and questions are only read."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of tokens of one kind; `learned` puts a loss on each of its tokens."""
+
+    kind: Kind
+    tokens: list[int]
+    learned: bool = False
+
+
+class VlaLayout:
+    """Lays out samples of every sort for one model.
+
+    The order is fixed, whatever the order of the segments: pictures, read text, state, learned text, action tokens.
+
+    ============= =====================================================
+    robot         images, instruction, state, [begin] FAST tokens [end]
+    question      images, question, newline, answer, end
+    caption       images, newline, caption, end
+    document      text, end
+    ============= =====================================================
+
+    There is no chat template: base models have none, and a newline costs one token. Every learned span but a document
+    follows a token that is always there (the newline, [begin]), so that a loss never hangs on a token that modality
+    dropout may take away. Action ids sit above all text ids: FAST id i is `extra_start + i`, then [begin], then [end].
+    """
+
+    def __init__(self, vocab: Vocab, tokens_per_image: int, fast: FastTokenizer | None) -> None:
+        """Hold what is needed to count and build.
+
+        Args:
+            vocab: text to ids.
+            tokens_per_image: what the connector makes of one picture.
+            fast: tokenizer of normalised action chunks; None leaves action tokens out (a flow head alone).
+
+        Raises:
+            ConfigError: the vocabulary has no room for the action tokens.
+        """
+        if fast is not None and vocab.num_extra < fast.vocab_size + 2:
+            raise ConfigError(
+                "language.num_extra_tokens",
+                str(vocab.num_extra),
+                f"at least {fast.vocab_size + 2} (FAST vocabulary {fast.vocab_size}, begin and end)",
+                f"Set num_extra_tokens={fast.vocab_size + 2} or shrink the FAST vocabulary.",
+            )
+        self.vocab, self.tokens_per_image, self.fast = vocab, tokens_per_image, fast
+        self.newline = vocab.encode("\n")
+
+    def count(self, sample: Sample) -> Mapping[str, int]:
+        """Return tokens by modality, none where the sample has nothing to learn from."""
+        spans = self._spans(sample)
+        if not sample.of(Action) and not any(span.learned and span.tokens for span in spans):
+            return {}
+        return _count(spans)
+
+    def build(self, sample: Sample) -> Row:
+        """Return the row; an observation without an action becomes a row without action tokens."""
+        spans = self._spans(sample)
+        tokens = np.array([token for span in spans for token in span.tokens], np.int64)
+        kinds = np.repeat([int(span.kind) for span in spans], [len(span.tokens) for span in spans]).astype(np.int64)
+        learned = np.repeat([span.learned for span in spans], [len(span.tokens) for span in spans]).astype(bool)
+        targets = np.full(len(tokens), IGNORE, np.int64)
+        targets[:-1] = np.where(learned[1:], tokens[1:], IGNORE)
+        state, action = _single(sample, State), _single(sample, Action)
+        return Row(
+            sample_id=sample.id,
+            length=len(tokens),
+            counts=_count(spans),
+            tokens=tokens,
+            kinds=kinds,
+            targets=targets,
+            images=tuple(image.pixels for image in sample.of(Image)),
+            state=None if state is None else _finite(state.values, sample, "state"),
+            actions=None if action is None else _finite(action.values, sample, "action"),
+            valid=None if action is None else np.asarray(action.valid, bool),
+        )
+
+    def _spans(self, sample: Sample) -> list[Span]:
+        if sample.of(Video):
+            raise DataError(
+                f"sample {sample.id}", "a video", "pictures, text, state and action", "Take frames out of it first."
+            )
+        texts: list[Text] = sample.of(Text)
+        spans = [Span(Kind.IMAGE, [0] * self.tokens_per_image) for _ in sample.of(Image)]
+        spans += [Span(Kind.TEXT, self.vocab.encode(text.text)) for text in texts if text.role == "instruction"]
+        if _single(sample, State) is not None:
+            spans.append(Span(Kind.STATE, [0]))
+        spans += [span for text in texts if text.role != "instruction" for span in self._talk(text)]
+        action = _single(sample, Action)
+        if action is not None and self.fast is not None:
+            spans += self._act(action, sample)
+        return [span for span in spans if span.tokens]
+
+    def _talk(self, text: Text) -> list[Span]:
+        """Return the spans of a question, an answer, a caption or a document."""
+        ids = self.vocab.encode(text.text)
+        if text.role not in LEARNED:
+            return [Span(Kind.TEXT, ids)]
+        if not ids:
+            return []
+        opening = [] if text.role == "document" else [Span(Kind.TEXT, self.newline)]
+        return [*opening, Span(Kind.TEXT, [*ids, self.vocab.end], learned=True)]
+
+    def _act(self, action: Action, sample: Sample) -> list[Span]:
+        assert self.fast is not None, "no FAST tokenizer"
+        first = self.vocab.extra_start
+        begin, end = first + self.fast.vocab_size, first + self.fast.vocab_size + 1
+        ids = [first + token for token in self.fast.encode(_finite(action.values, sample, "action"))]
+        return [Span(Kind.ACTION, [begin]), Span(Kind.ACTION, [*ids, end], learned=True)]
+
+
+def _count(spans: list[Span]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for span in spans:
+        name = span.kind.name.lower()
+        counts[name] = counts.get(name, 0) + len(span.tokens)
+    return counts
+
+
+S = TypeVar("S", State, Action)
+
+
+def _single(sample: Sample, kind: type[S]) -> S | None:
+    found = sample.of(kind)
+    if len(found) > 1:
+        raise DataError(
+            f"sample {sample.id}",
+            f"{len(found)} segments of type {kind.__name__}",
+            "at most one",
+            "Stack a history into one state, or set history=1 in the source.",
+        )
+    return found[0] if found else None
+
+
+def _finite(values: np.ndarray, sample: Sample, what: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise DataError(
+            f"sample {sample.id}",
+            f"{values[place]} in the {what} at {place}",
+            "finite numbers",
+            "Mend or drop the episode; `trivium` never fills such gaps.",
+        )
+    return np.asarray(values, np.float32)

@@ -1,0 +1,165 @@
+"""The model: vision, connect, language and action under fixed names, joined over packed rows."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from trivium.action.fast import FastConfig
+from trivium.action.flow import FlowConfig
+from trivium.action.model import ActionModel, Context, gather_state, given
+from trivium.connect.mlp import MlpConnector, MlpConnectorConfig
+from trivium.core.batch import Batch, Kind
+from trivium.core.config import Config
+from trivium.language.model import LanguageModel, PretrainedLanguageConfig, TinyLanguageConfig
+from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchContextConfig
+from trivium.policy.visible import Visible, everything
+from trivium.vision.encoder import Encoder
+from trivium.vision.pretrained import PretrainedVisionConfig
+from trivium.vision.vit import VitConfig
+
+
+class ModelConfig(Config):
+    """The four parts and what joins them."""
+
+    vision: Annotated[PretrainedVisionConfig | VitConfig, Field(discriminator="kind")]
+    """The image encoder."""
+    connect: MlpConnectorConfig
+    """What turns its patches into words' neighbours."""
+    language: Annotated[PretrainedLanguageConfig | TinyLanguageConfig, Field(discriminator="kind")]
+    """The trunk that reads pictures, words and state."""
+    action: FlowConfig
+    """The head that acts."""
+    context: Annotated[HiddenContextConfig | PatchContextConfig, Field(discriminator="kind")] = HiddenContextConfig()
+    """What the action head may look at."""
+
+    fast: FastConfig = FastConfig()
+    """How action chunks become tokens; fitted on the robot's training episodes before the first stage."""
+
+    def build(self, action_dim: int, state_dim: int) -> "Model":
+        """Build all parts.
+
+        Raises:
+            ConfigError: two parts do not fit each other.
+            SetupError: pretrained weights are missing.
+        """
+        vision, language = self.vision.build(), self.language.build()
+        connect = self.connect.build(vision.width, vision.grid, language.width)
+        action = self.action.build(action_dim, state_dim, language.width)
+        context = self.context.build(vision.width, vision.num_patches, language.width)
+        return Model(vision, connect, language, action, context)
+
+
+@dataclass(frozen=True, eq=False)
+class Thought:
+    """What the trunk made of a batch."""
+
+    hidden: Float[Tensor, "b t d"]
+    patches: Float[Tensor, "n p e"] | None
+    """The encoder's output, for heads that want to look closer."""
+    visible: Visible
+
+
+class Model(nn.Module):
+    """A vision-language-action model over packed rows.
+
+    Parameter names start with `vision`, `connect`, `language`, `action`, `state` (the projection of the state into
+    the row) or `context` (the projection of patches for the action head); freeze patterns address them so.
+    """
+
+    def __init__(
+        self,
+        vision: Encoder,
+        connect: MlpConnector,
+        language: LanguageModel,
+        action: ActionModel,
+        context: HiddenContext,
+    ) -> None:
+        """Join built parts."""
+        super().__init__()
+        self.vision, self.connect, self.language, self.action = vision, connect, language, action
+        self.context = context
+        self.state = nn.Linear(action.state_dim, language.width)
+        # A state as loud as a word: language models keep their embeddings around 0.02-0.1, torch's default gives 1.
+        nn.init.normal_(self.state.weight, std=0.02)
+        nn.init.zeros_(self.state.bias)
+
+    def forward(self, batch: Batch, visible: Visible | None = None) -> Thought:
+        """Read a batch of packed rows; `visible` says what may be seen (everything, if not given)."""
+        visible = everything(batch) if visible is None else visible
+        for kind, parts in ((Kind.IMAGE, batch.images), (Kind.STATE, batch.states)):
+            empty = parts is None and bool((batch.kinds == kind).any())
+            assert not empty, f"{kind.name} placeholders in a batch without any {kind.name.lower()}"
+        x = self.language.embed(given(batch.tokens, "tokens"))
+        patches = None
+        if batch.images is not None:
+            patches = self.vision(batch.images)
+            x = _put(x, batch, Kind.IMAGE, batch.images_document, self.connect(patches))
+        if batch.states is not None:
+            states = self.state(batch.states.to(self.state.weight.dtype))
+            x = _put(x, batch, Kind.STATE, batch.states_document, states[:, None])
+        return Thought(self.language(x, visible.documents, visible.positions), patches, visible)
+
+    def gather_context(
+        self, thought: Thought, batch: Batch, documents: Int[Tensor, " m"], insulate: bool = False
+    ) -> Context:
+        """Collect what the action head may look at for these documents.
+
+        With `insulate` the head's gradient stops here: its own projections learn, the trunk and the encoder do not
+        hear of its errors (knowledge insulation, https://arxiv.org/abs/2505.23705; there on keys and values of every
+        layer, here on the hidden states, the only thing the head reads).
+        """
+        hidden, patches = thought.hidden, thought.patches
+        if insulate:
+            hidden, patches = hidden.detach(), None if patches is None else patches.detach()
+        tokens, mask = self.context(batch, thought.visible, documents, hidden, patches)
+        state, known = gather_state(batch, documents, self.action.state_dim)
+        known = known & thought.visible.state[documents]
+        return Context(state=state, state_known=known, tokens=tokens, mask=mask)
+
+    @torch.no_grad()
+    def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
+        """Return one vector a document that keeps where things are: what probes read.
+
+        The vision patches averaged in `cells` x `cells` regions and laid side by side, for every picture in order,
+        then the mean of the trunk's hidden states over the prompt. A mean over the whole picture would forget
+        positions. Every document must have the same number of pictures.
+        """
+        thought = self(batch)
+        documents = torch.arange(len(batch.ids), device=thought.hidden.device)
+        index, mask = HiddenContext()(batch, thought.visible, documents, thought.hidden.float(), None)
+        parts = [index.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)]
+        if thought.patches is not None:
+            square = thought.patches.float().unflatten(1, self.vision.grid).permute(0, 3, 1, 2)
+            pooled = F.adaptive_avg_pool2d(square, cells).flatten(1)
+            owners = given(batch.images_document, "images_document")
+            count = torch.bincount(owners, minlength=len(documents))
+            assert bool((count == count[0]).all()), "features need the same number of pictures in every sample"
+            parts.insert(0, pooled.view(len(documents), -1))
+        return torch.cat(parts, 1)
+
+
+def _put(
+    x: Float[Tensor, "b t d"],
+    batch: Batch,
+    kind: Kind,
+    owners: Int[Tensor, " n"] | None,
+    parts: Float[Tensor, "n q d"],
+) -> Float[Tensor, "b t d"]:
+    """Put vectors into the placeholders of one kind, having checked that each lands in its own document."""
+    holes = given(batch.kinds, "kinds") == kind
+    expected = given(owners, f"document of every {kind.name.lower()}").repeat_interleave(parts.shape[1])
+    found = given(batch.documents, "documents")[holes]
+    if len(found) != len(expected) or not bool((found == expected).all()):
+        # Not a user's error: the layout and the model were built for different numbers of tokens.
+        counts = [torch.bincount(side, minlength=len(batch.ids)) for side in (found, expected)]
+        wrong = int((counts[0] != counts[1]).nonzero()[0]) if not torch.equal(*counts) else 0
+        raise AssertionError(
+            f"sample {batch.ids[wrong]}: {int(counts[0][wrong])} {kind.name} placeholders for "
+            f"{int(counts[1][wrong])} vectors"
+        )
+    return x.masked_scatter(holes[..., None], parts.flatten(0, 1).to(x.dtype))

@@ -1,0 +1,166 @@
+"""A whole experiment as one value: model, data, stages, checks; and how a recipe becomes one."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trivium.action.prior import ActionPriorConfig
+from trivium.core.config import Config, from_yaml, override, to_yaml
+from trivium.core.errors import CheckpointError, ConfigError, SetupError
+from trivium.core.files import write_atomic
+from trivium.data.bucket import MixtureConfig
+from trivium.data.source.lerobot import LeRobotConfig
+from trivium.data.transform import TransformConfig
+from trivium.eval.rollout import RolloutConfig
+from trivium.language.continual import ContinualConfig
+from trivium.policy.objective import VlaConfig
+from trivium.policy.vla import ModelConfig
+from trivium.probe.check import HealthConfig
+from trivium.train.stage import StageConfig
+from trivium.vision.objective import VisionObjectiveConfig
+
+ObjectiveConfig = Annotated[
+    VisionObjectiveConfig | ContinualConfig | ActionPriorConfig | VlaConfig, Field(discriminator="kind")
+]
+
+
+class Stage(StageConfig):
+    """One stage of the curriculum: what it learns, from which data, and which parameters move."""
+
+    objective: ObjectiveConfig
+    """What is learned: vision (contrastive + MAE), continual (next token), prior (actions alone), vla (alignment)."""
+    mixture: MixtureConfig
+    """What it is learned from, in shares of tokens."""
+
+
+class RobotConfig(Config):
+    """The robot that the policy drives, and the demonstrations that say how it moves."""
+
+    source: LeRobotConfig
+    """Demonstrations: their training side gives the statistics and the action tokenizer, their held-out side the
+    health check's samples."""
+    val_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of episodes held out; keep it equal to the `val_share` of the buckets that train on this source."""
+    state_dim: int = Field(ge=1)
+    """Dimensions of the state; checked against the source."""
+    action_dim: int = Field(ge=1)
+    """Dimensions of an action; checked against the source."""
+
+
+class CheckConfig(Config):
+    """The transferability health check after every stage."""
+
+    num_samples: int = Field(default=1500, ge=100)
+    """Held-out frames that features are taken of, spread evenly; 1000 to 5000. Fewer give wide intervals."""
+    target: str = "object"
+    """Name of the simulator truth whose position the probes must find (column truth.NAME of the demonstrations)."""
+    probe: HealthConfig = HealthConfig()
+    """How thorough the probes are."""
+
+
+class Run(Config):
+    """A whole experiment. A recipe is a function that returns one; `config.yaml` of a run folder is one, written out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    """Names the run folder runs/NAME."""
+    seed: int = Field(default=0, ge=0)
+    """Everything random follows from it: fresh weights, data order, masks, noise. Another seed is another run."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the weights while training; masters and moments are float32 in both. bfloat16 is 2 to 3 times faster
+    where the processor has it, and several times slower where it does not (CPUs without AVX-512-BF16 or AMX)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU when torch sees one."""
+    robot: RobotConfig
+    """The robot and its demonstrations."""
+    transforms: tuple[TransformConfig, ...]
+    """Steps between every source and the model, in order; the same steps, mirrored, serve the robot."""
+    model: ModelConfig
+    """The parts: vision, connector, language, action."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    """The curriculum. Weights pass from each stage to the next by themselves."""
+    health: CheckConfig = CheckConfig()
+    """What is probed after every stage."""
+    rollout: RolloutConfig
+    """What is tried in the simulator, before the first stage and after the last."""
+
+
+def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:
+    """Read a recipe (.py with `recipe()`) or a resolved config (.yaml), and apply dotted overrides.
+
+    Raises:
+        ConfigError: no such file, no `recipe` in it, or a setting that is wrong.
+        SetupError: the recipe imports a package that is not installed.
+    """
+    if not recipe.is_file():
+        known = ", ".join(sorted(str(path) for path in Path("recipes").glob("*.py"))) or "none here"
+        raise ConfigError(str(recipe), "no such file", "a recipe", f"Recipes in this folder: {known}.")
+    if recipe.suffix in (".yaml", ".yml"):
+        config = from_yaml(Run, recipe.read_text(), str(recipe))
+    else:
+        config = _call(recipe)
+    names = [stage.name for stage in config.stages]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError("stages", f"two stages named {twice.pop()!r}", "names of their own", "Rename one of them.")
+    return override(config, overrides)
+
+
+def claim(config: Run, folder: Path) -> None:
+    """Write the resolved config into a new run folder, or make sure that the folder holds this very run.
+
+    Raises:
+        CheckpointError: the folder belongs to a run with other settings, or holds something else.
+    """
+    path, text = folder / "config.yaml", to_yaml(config)
+    if not path.exists():
+        strangers = [item.name for item in folder.iterdir() if not item.name.startswith(".")]
+        if strangers:
+            raise CheckpointError(
+                str(folder), f"{strangers[0]} and no config.yaml", "a new or empty folder", "Name another with --run."
+            )
+        write_atomic(path, text)
+    elif (before := path.read_text()) != text:
+        old, new = before.splitlines(), text.splitlines()
+        changed = next((line for line in new if line not in old), "fewer settings").strip()
+        raise CheckpointError(
+            str(path),
+            f"another run's settings (first difference: {changed!r})",
+            "the settings of this command",
+            "Give another folder with --run, or take the changes back to go on with this one.",
+        )
+
+
+def open_run(folder: Path) -> Run:
+    """Read the settings of a run folder.
+
+    Raises:
+        CheckpointError: it is no run folder.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(str(folder), "no config.yaml", "a run folder", "Make one: trivium train RECIPE")
+    return from_yaml(Run, path.read_text(), str(path))
+
+
+def _call(recipe: Path) -> Run:
+    spec = importlib.util.spec_from_file_location(f"trivium_recipe_{recipe.stem}", recipe)
+    assert spec is not None and spec.loader is not None, f"{recipe} ends in .py, so Python has a loader for it"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            str(recipe), f"an import of {error.name!r}", "an installed package", f"Type: pip install {error.name}"
+        ) from error
+    except SyntaxError as error:
+        raise ConfigError(f"{recipe}:{error.lineno}", error.msg, "Python", "Mend that line.") from error
+    if not callable(getattr(module, "recipe", None)):
+        raise ConfigError(str(recipe), "no function `recipe`", "def recipe() -> Run: ...", "See recipes/quickstart.py.")
+    config = module.recipe()
+    if not isinstance(config, Run):
+        raise ConfigError(f"{recipe}: recipe()", f"a {type(config).__name__}", "a trivium.run.Run", "Return a Run.")
+    return config

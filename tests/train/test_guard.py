@@ -1,0 +1,36 @@
+import os
+import signal
+
+import pytest
+
+from trivium.train import guard
+from trivium.train.guard import Guard
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_a_flag_and_the_second_ends_the_process(number, monkeypatch, capfd):
+    codes = []
+    monkeypatch.setattr(guard.os, "_exit", codes.append)
+    before = signal.getsignal(number)
+    with Guard() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert codes == []
+        assert "the step is finished and saved first" in capfd.readouterr().err
+        os.kill(os.getpid(), number)
+        assert codes == [128 + number]
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_worker_lets_ctrl_c_pass_but_can_be_terminated():
+    with Guard() as stop:
+        process = os.fork()
+        if process == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            if not stop():
+                os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGTERM
+        assert not stop()

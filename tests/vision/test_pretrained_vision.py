@@ -1,0 +1,138 @@
+import pytest
+import torch
+import transformers
+
+from trivium.core.errors import ConfigError, SetupError
+from trivium.vision.encoder import normalise
+from trivium.vision.pretrained import PretrainedVisionConfig, interpolate
+
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+FAMILIES = {
+    "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model),
+    "registers": (transformers.Dinov2WithRegistersConfig, transformers.Dinov2WithRegistersModel),
+    "vit": (transformers.ViTConfig, transformers.ViTModel),
+    "siglip": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
+    "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
+    "vit_mae": (transformers.ViTMAEConfig, transformers.ViTMAEModel),
+}
+
+
+def saved(tmp_path, family):
+    torch.manual_seed(0)
+    config, model = FAMILIES[family]
+    original = model(
+        config(**{k: v for k, v in SIZES.items() if family != "dinov2" or k != "intermediate_size"})
+    ).eval()
+    with torch.no_grad():  # positions that matter, and tokens that are not zero
+        for name, parameter in original.named_parameters():
+            if "position" in name or "token" in name or "embedding" in name:
+                parameter.normal_(std=0.5)
+    original.save_pretrained(tmp_path)
+    return original, str(tmp_path)
+
+
+def pictures(size=32):
+    return torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def reference(family, original, encoder, images):
+    pixels = normalise(images, encoder.mean, encoder.std)
+    if family == "vit_mae":  # its forward pass always shuffles; hidden nothing, in order
+        original.config.mask_ratio = 0.0
+        return original(pixels, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state[:, 1:]
+    hidden = original(pixels).last_hidden_state[:, -16:]
+    return original.post_layernorm(hidden) if family == "clip" else hidden
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_depth_equals_transformers(tmp_path, family):
+    original, path = saved(tmp_path, family)
+    encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=32).build().eval()
+    images = pictures()
+    with torch.no_grad():
+        error = (encoder(images) - reference(family, original, encoder, images)).abs().max()
+    assert error <= 1e-5
+    assert (encoder.width, encoder.grid, encoder.num_patches) == (24, (4, 4), 16)
+
+
+def test_another_size_equals_dinov2_interpolation(tmp_path):
+    original, path = saved(tmp_path, "dinov2")
+    encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=48).build().eval()
+    images = pictures(48)
+    with torch.no_grad():
+        expected = original(normalise(images)).last_hidden_state[:, 1:]
+        assert (encoder(images) - expected).abs().max() <= 1e-5
+    assert encoder.grid == (6, 6)
+
+
+def test_fewer_layers_keep_the_last_norm(tmp_path):
+    original, path = saved(tmp_path, "dinov2")
+    encoder = PretrainedVisionConfig(path=path, num_layers=2, image_size=32).build()
+    assert all(module.training for module in encoder.modules()), "transformers loads in eval mode"
+    encoder.eval()
+    images = pictures()
+    with torch.no_grad():
+        hidden = original(normalise(images), output_hidden_states=True).hidden_states[2]
+        assert (encoder(images) - original.layernorm(hidden)[:, 1:]).abs().max() <= 1e-5
+    assert len(encoder.blocks) == 2
+
+    assert "blocks.1.norm1.weight" in dict(encoder.named_parameters())
+
+
+def test_a_subset_of_patches_can_be_encoded(tmp_path):
+    _, path = saved(tmp_path, "registers")
+    encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=32).build()
+    assert encoder.encode(encoder.embed(pictures())[:, 3:7]).shape == (2, 4, 24)
+
+
+def test_bfloat16_runs_close_to_float32(tmp_path):
+    _, path = saved(tmp_path, "dinov2")
+    encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=32).build().eval()
+    images = pictures()
+    with torch.no_grad():
+        expected = encoder(images)
+        assert (encoder.to(torch.bfloat16)(images) - expected).abs().max() < 0.1
+
+
+def test_interpolation_to_the_same_grid_is_a_copy():
+    positions = torch.randn(9, 4)
+    assert torch.equal(interpolate(positions, (3, 3)), positions)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_layers": 4}, r"vision\.num_layers: found 4; expected 1\.\.3"),
+        ({"num_layers": 0}, r"vision\.num_layers: found 0"),
+        ({"image_size": 36}, r"vision\.image_size: found 36; expected a multiple of the patch, 8 pixels. Use 32 or 40"),
+    ],
+)
+def test_wrong_numbers_are_named(tmp_path, change, text):
+    _, path = saved(tmp_path, "dinov2")
+    config = PretrainedVisionConfig(path=path, num_layers=3, image_size=32).replace(**change)
+    with pytest.raises(ConfigError, match=text):
+        config.build()
+
+
+def test_a_model_that_is_no_known_encoder_is_refused(tmp_path):
+    transformers.LlamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"vision\.path: found a llama model; expected one of clip, .*dinov2"):
+        PretrainedVisionConfig(path=str(tmp_path), num_layers=1, image_size=32).build()
+
+
+def test_weights_that_are_missing_are_refused(tmp_path):
+    original, path = saved(tmp_path, "dinov2")
+    original.config.num_hidden_layers = 4
+    original.config.save_pretrained(tmp_path)
+    with pytest.raises(
+        SetupError, match=r"vision\.path: found .* without \d+ of its weights, such as encoder\.layer\.3"
+    ):
+        PretrainedVisionConfig(path=path, num_layers=2, image_size=32).build()

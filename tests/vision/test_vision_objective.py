@@ -1,0 +1,148 @@
+import math
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trivium.core.batch import IGNORE
+from trivium.core.errors import ConfigError, DataError
+from trivium.core.sample import Image, Sample, Text
+from trivium.data.row import collate
+from trivium.vision.mae import MaeConfig
+from trivium.vision.objective import VisionObjectiveConfig
+from trivium.vision.vit import VitConfig
+
+CONFIG = VisionObjectiveConfig(projection_width=32, max_caption_tokens=6, decoder=MaeConfig(width=64, depth=1))
+BOTH = {"contrastive": 4.0, "mae": 4.0 * 12}
+
+
+class Reader(nn.Module):
+    """A text tower: every token looks at the tokens of its document up to itself, by a running mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 24
+        self.embedding = nn.Embedding(128, 24)
+
+    def embed(self, tokens):
+        return self.embedding(tokens)
+
+    def forward(self, embeddings, documents, positions):
+        assert (documents.amax(1) == torch.arange(len(documents))).all(), "one document a row"
+        return embeddings.cumsum(1) / (positions + 1).unsqueeze(-1)
+
+
+def model():
+    torch.manual_seed(0)
+    vision = VitConfig(image_size=32, patch_size=8, width=64, depth=2, heads=2).build()
+    return SimpleNamespace(vision=vision, language=Reader().requires_grad_(False))
+
+
+def encode(text):
+    return list(text.encode())
+
+
+def sample(caption="a cup", views=("front",), role="caption"):
+    images = [Image(pixels=np.zeros((32, 32, 3), np.uint8), view=view) for view in views]
+    return Sample(id="s", segments=(*images, Text(text=caption, role=role)), source="test", license="none")
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [((1.0, 1.0), BOTH), ((1.0, 0.0), {"contrastive": 4.0}), ((0.0, 2.0), {"mae": 48.0})],
+)
+def test_fake_batch_runs_and_counts_agree(weights, counts):
+    learner = CONFIG.replace(contrastive=weights[0], mae=weights[1]).build(model())
+    batch = learner.fake_batch()
+    losses = learner(batch)
+    assert learner.counts(batch) == losses.counts() == counts
+    assert [losses[name].scale for name in losses] == [weight for weight in weights if weight]
+
+
+def test_losses_start_where_they_should():
+    learner = CONFIG.build(model())
+    learner.contrast.log_scale.data.zero_()  # four pictures do not average the temperature's noise out
+    losses = learner(learner.fake_batch())
+    assert abs(losses["contrastive"].sum.item() / 4 - math.log(4)) < 0.5
+    assert abs(losses["mae"].sum.item() / 48 - 1.0) < 0.5
+
+
+def train(learner, batch, steps, lr):
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 20, (steps - step) / steps * 2)
+        losses = learner(batch)
+        optimizer.zero_grad()
+        losses.total(losses.counts()).backward()
+        optimizer.step()
+    return {name: loss.sum.item() / loss.count for name, loss in losses.items()}
+
+
+def test_overfits_one_batch_through_a_frozen_reader():
+    learner = CONFIG.replace(mae=0.0).build(model())
+    before = {name: value.clone() for name, value in learner.language.state_dict().items()}
+    found = train(learner, learner.fake_batch(), 30, 3e-3)
+    assert found["contrastive"] < 0.05
+    assert all(torch.equal(value, before[name]) for name, value in learner.language.state_dict().items())
+
+
+def test_mae_overfits_eight_pictures():
+    learner = CONFIG.replace(contrastive=0.0).build(model())
+    batch = learner.fake_batch()
+    ramp = torch.linspace(0, 1, 32)
+    slope = torch.randn(8, 3, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    images = torch.sigmoid(3 * (slope[:, :, 0] * ramp + slope[:, :, 1] * ramp[:, None]))
+    batch = type(batch)(images=(images * 255).to(torch.uint8))
+    assert train(learner, batch, 200, 3e-3)["mae"] < 0.1
+
+
+def test_captions_are_read_alone_however_they_are_packed():
+    learner = CONFIG.replace(mae=0.0).build(model()).eval()
+    layout = CONFIG.layout(learner.vision, encode)
+    rng = np.random.default_rng(0)
+    rows = []
+    for caption in ("a cup", "two", "a cup", "x"):
+        row = layout.build(sample(caption))
+        row.images[0][:] = rng.integers(256, size=(32, 32, 3))
+        rows.append(("web", row))
+    together, apart = collate([rows], 120), collate([[row] for row in rows], 30)
+    found, expected = learner(together)["contrastive"].sum, learner(apart)["contrastive"].sum
+    assert abs(found.item() - expected.item()) <= 1e-5
+    texts, same = learner._read(together)
+    by_hand = torch.stack([learner.language.embedding(torch.tensor(encode("two")[: i + 1])).mean(0) for i in range(3)])
+    torch.testing.assert_close(texts[1], by_hand.mean(0))
+    assert same.nonzero().tolist() == [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2], [3, 3]]
+
+
+def test_layout_counts_patches_and_a_cut_caption():
+    layout = pickle.loads(pickle.dumps(CONFIG.layout(model().vision, encode)))
+    assert layout.count(sample("a cup")) == {"image": 16, "text": 5}
+    assert layout.count(sample("a cup of tea")) == {"image": 16, "text": 6}
+    row = layout.build(sample("a cup of tea"))
+    assert row.tokens.tolist() == encode("a cup ")
+    assert (row.targets == IGNORE).all()
+    assert (row.length, row.counts) == (22, {"image": 16, "text": 6})
+
+
+def test_layout_drops_what_has_nothing_for_the_stage():
+    layout = CONFIG.layout(model().vision, encode)
+    assert layout.count(sample(views=())) == {}
+    assert layout.count(sample(role="instruction")) == {}
+    pixels = CONFIG.replace(contrastive=0.0).layout(model().vision, encode)
+    assert pixels.count(sample(role="instruction")) == {"image": 16}
+    assert len(pixels.build(sample()).tokens) == 0
+
+
+def test_several_pictures_are_refused():
+    with pytest.raises(DataError, match=r"sample s: found 2 pictures \(front, side\); .* Add SelectViews"):
+        CONFIG.layout(model().vision, encode).count(sample(views=("front", "side")))
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0)])
+def test_weights_that_leave_nothing_are_refused(weights):
+    with pytest.raises(ConfigError, match=r"objective\.contrastive: found weights"):
+        CONFIG.replace(contrastive=weights[0], mae=weights[1]).build(model())
