@@ -20,6 +20,7 @@ from trivium.language.continual import ContinualConfig
 from trivium.policy.objective import VlaConfig
 from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
+from trivium.synth.ground import GroundConfig
 from trivium.train.stage import StageConfig
 from trivium.vision.objective import VisionObjectiveConfig
 
@@ -76,7 +77,7 @@ class Run(Config):
     """Where to train; auto takes the GPU when torch sees one."""
     robot: RobotConfig
     """The robot and its demonstrations."""
-    transforms: tuple[TransformConfig, ...]
+    transforms: tuple[Annotated[TransformConfig | GroundConfig, Field(discriminator="kind")], ...]
     """Steps between every source and the model, in order; the same steps, mirrored, serve the robot."""
     model: ModelConfig
     """The parts: vision, connector, language, action."""

@@ -235,6 +235,8 @@ def test_death_at_every_phase_of_saving_leaves_the_old_or_the_new(folder, monkey
         assert same(other.bits(), {1: old, 2: new}[saved.state.step]), f"after death at operation {fatal}"
         assert list(place.rglob(".*")) == [], "a half checkpoint was left behind"
         assert open_checkpoint(place / (place / "latest").read_text().strip())
+        for whole in place.glob("*/step-*"):
+            assert open_checkpoint(whole), "half a checkpoint under a good name"
         run.save()
         assert Run(place).checkpoints.find().state.step == 2
         assert run.steps_kept() == [2]

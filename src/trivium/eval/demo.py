@@ -16,35 +16,27 @@ from typing import Any
 from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.files import lock_folder, publish_folder, write_json
 from trivium.core.log import console, note, warn
 from trivium.eval.demo_episode import EpisodeSettings, record_episode, set_spec, start_worker
 from trivium.eval.demo_text import write_texts
-from trivium.eval.sim.metaworld import check_views, load_simulator, task_text
-
-FIRST_EVALUATION_SEED = 1_000_000
-"""Recordings use the seeds below, evaluations those from here on: no episode is ever in both."""
+from trivium.eval.sim.metaworld import MetaWorldConfig, check_views, load_simulator, task_text
 
 
-class DemoDataConfig(Config):
+class DemoDataConfig(MetaWorldConfig):
     """Demonstrations to record, and the captions, spatial questions and texts that go with them."""
 
-    tasks: tuple[str, ...] = ("drawer-open-v3", "window-close-v3", "handle-press-v3")
+    tasks: tuple[str, ...] = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-side-v3")
     """Meta-World v3 names; the order decides the order of the episodes in the set."""
     episodes: int = Field(default=100, ge=1, le=100_000)
     """Successful episodes a task; 25 are too few to find an object in pictures, 80 and more work."""
-    views: tuple[str, ...] = ("corner2",)
-    """Cameras: corner2 (close, from the front right), corner, corner3, top, wrist. Each costs as much time again."""
-    image_size: int = Field(default=112, ge=32, le=1024, multiple_of=2)
-    """Width and height of the pictures in pixels; drawing 224 takes 1.5 times as long as 112."""
     action_noise: float = Field(default=0.5, ge=0, le=2)
     """Largest spread of the smooth noise on executed moves (the recorded label stays the expert's clean action), so
     that the policy sees how to come back; 0 records perfect episodes only, above 1 the expert starts to fail."""
     steps_after_success: int = Field(default=5, ge=0, le=200)
-    """Control steps (1/80 s) that are kept after the first success."""
-    max_steps: int = Field(default=300, ge=10, le=2000)
+    """Control steps (1 / `control_hz` seconds) that are kept after the first success."""
+    max_steps: int = Field(default=150, ge=10, le=2000)
     """An episode without success after this many control steps counts as failed and is not kept."""
     caption_every: int = Field(default=12, ge=1)
     """One captioned picture in this many frames."""
@@ -105,8 +97,7 @@ class Recorder:
         self.staging = folder.with_name(f".{folder.name}.recording")
         self.settings = EpisodeSettings(
             folder=self.staging / "episodes",
-            views=config.views,
-            image_size=config.image_size,
+            world=config,
             action_noise=config.action_noise,
             steps_after_success=config.steps_after_success,
             max_steps=config.max_steps,

@@ -18,14 +18,18 @@ from trivium.data.source.lerobot_write import Episode, LeRobotWriter, SetSpec
 from trivium.eval.demo_text import stage_texts
 from trivium.eval.sim.metaworld import (
     ACTION_NAMES,
-    CONTROL_HZ,
     EMBODIMENT,
     LICENSE,
     STATE_NAMES,
     MetaWorld,
+    MetaWorldConfig,
 )
 from trivium.eval.sim.task import TASKS, TaskText
 from trivium.synth.scene import Place, Scene
+
+SEEDS_PER_SET = 1_000_000
+FIRST_EVALUATION_SEED = 2_000_000_000
+"""Recordings use the seeds below, evaluations those from here on: no episode is ever in both."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,7 @@ class EpisodeSettings:
     """What a worker process has to know; the fields are those of `DemoDataConfig`."""
 
     folder: Path
-    views: tuple[str, ...]
-    image_size: int
+    world: MetaWorldConfig
     action_noise: float
     steps_after_success: int
     max_steps: int
@@ -42,14 +45,19 @@ class EpisodeSettings:
     questions: int
     seed: int
 
+    @property
+    def control_hz(self) -> int:
+        """Frames a second."""
+        return self.world.control_hz
+
 
 def set_spec(settings: EpisodeSettings, texts: Mapping[str, TaskText]) -> LeRobotWriter:
     """Return the writer whose staging folder the workers fill."""
-    size = (settings.image_size, settings.image_size)
+    size = (settings.world.image_size, settings.world.image_size)
     spec = SetSpec(
-        fps=CONTROL_HZ,
+        fps=settings.control_hz,
         robot_type=EMBODIMENT,
-        views=dict.fromkeys(settings.views, size),
+        views=dict.fromkeys(settings.world.views, size),
         columns={
             "observation.state": STATE_NAMES,
             "action": ACTION_NAMES,
@@ -75,11 +83,11 @@ def start_worker() -> None:
 _world: list[MetaWorld] = []  # the environment this process used last; building one takes half a second
 
 
-def world(task: str, views: tuple[str, ...], image_size: int) -> MetaWorld:
+def world(task: str, config: MetaWorldConfig) -> MetaWorld:
     """Return this process's environment of a task, made when it is not the one used last."""
-    if not _world or (_world[0].task, _world[0].views, _world[0].image_size) != (task, views, image_size):
+    if not _world or (_world[0].task, _world[0].config) != (task, config):
         _close()
-        _world.append(MetaWorld(task, views, image_size))
+        _world.append(MetaWorld(task, config))
         # After mujoco's import, whose own exit handler shuts GL down: the last one registered runs first.
         atexit.register(_close)
     return _world[0]
@@ -95,19 +103,19 @@ def record_episode(settings: EpisodeSettings, task: str, seed: int) -> bool:
 
     A failure leaves a mark, so that a continued recording does not play it again.
     """
-    env = world(task, settings.views, settings.image_size)
-    env.reset(settings.seed * 1000 + seed if settings.seed else seed)
+    env = world(task, settings.world)
+    env.reset(SEEDS_PER_SET * settings.seed + seed)
     key = f"{task}-{seed:06d}"
     noise = SmoothNoise(settings.action_noise, numpy_rng(settings.seed, "demo", task, seed))
-    frames: dict[str, list[np.ndarray]] = {view: [] for view in settings.views}
+    frames: dict[str, list[np.ndarray]] = {view: [] for view in env.views}
     rows: list[dict[str, np.ndarray]] = []
     scenes: list[Scene] = []
     left = None
     for _ in range(settings.max_steps):
         action = env.expert()
-        for view in settings.views:
+        for view in env.views:
             frames[view].append(env.picture(view))
-        scenes.append(scene_of(env, settings.views[0]))
+        scenes.append(scene_of(env, env.views[0]))
         rows.append(_row(env, action, scenes[-1]))
         if left == 0:
             break
@@ -123,7 +131,7 @@ def record_episode(settings: EpisodeSettings, task: str, seed: int) -> bool:
 
     def also(folder: Path) -> None:
         rng = numpy_rng(settings.seed, "texts", task, seed)
-        stage_texts(folder, key, scenes, episode.frames[settings.views[0]], settings, rng)
+        stage_texts(folder, key, scenes, episode.frames[env.views[0]], settings, rng)
 
     set_spec(settings, {}).add(key, episode, also)
     return True

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from trivium.core.files import write_atomic
 from trivium.core.rng import numpy_rng
-from trivium.eval.sim.metaworld import CONTROL_HZ, LICENSE
+from trivium.eval.sim.metaworld import LICENSE
 from trivium.eval.sim.task import TaskText
 from trivium.synth.caption import caption
 from trivium.synth.narration import manual, narration
@@ -47,6 +47,11 @@ class TextSettings(Protocol):
     @property
     def folder(self) -> Path:
         """Where episodes are staged."""
+        ...
+
+    @property
+    def control_hz(self) -> int:
+        """Frames a second."""
         ...
 
     @property
@@ -87,7 +92,7 @@ def stage_texts(
             asked.append(row | question.__dict__ | {"id": f"{key}/{number}/{position}"})
     pq.write_table(pa.Table.from_pylist(captions, schema=CAPTIONS), folder / "captions.parquet")
     pq.write_table(pa.Table.from_pylist(asked, schema=SPATIAL_QA), folder / "spatial_qa.parquet")
-    (folder / "narration.txt").write_text(narration(scenes, len(scenes) / CONTROL_HZ, rng))
+    (folder / "narration.txt").write_text(narration(scenes, len(scenes) / settings.control_hz, rng))
 
 
 def write_texts(folder: Path, settings: TextSettings, keys: Sequence[str], texts: Sequence[TaskText]) -> dict[str, int]:

@@ -43,7 +43,9 @@ def hand(scene: Scene) -> str:
 
 
 def _progress(scene: Scene) -> str:
-    return f"the robot has finished: {scene.instruction}" if scene.done else f"the robot is about to {scene.instruction}"
+    return (
+        f"the robot has finished: {scene.instruction}" if scene.done else f"the robot is about to {scene.instruction}"
+    )
 
 
 def _related(scene: Scene) -> str:
@@ -64,7 +66,9 @@ def _task(scene: Scene) -> str:
 
 def _reach(scene: Scene) -> str:
     words = direction(scene.object, scene.gripper) or "straight ahead"
-    return f"the {scene.object.name} at {scene.object.position} is {words} as seen from the gripper, {_away(scene)} off."
+    return (
+        f"the {scene.object.name} at {scene.object.position} is {words} as seen from the gripper, {_away(scene)} off."
+    )
 
 
 def _away(scene: Scene) -> str:

@@ -17,19 +17,19 @@ def narration(scenes: Sequence[Scene], seconds: float, rng: np.random.Generator)
     """
     first, last = scenes[0], scenes[-1]
     thing = first.object.name
-    closest = min(scenes, key=lambda scene: distance_cm(scene.gripper, scene.object))
+    closest = min(distance_cm(scene.gripper, scene.object) for scene in scenes)
     moved = distance_cm(first.object, last.object)
     way = direction(first.object, first.gripper).replace("above", "up").replace("below", "down") or "ahead"
     openings = (
         f"To {first.instruction}, the robot looks for the {thing} and finds it at {first.object.position}.",
-        f"Task: {first.instruction}. The {thing} is at {first.object.position}, the gripper at {first.gripper.position}.",
+        f"Task: {first.instruction}. The {thing} is at {first.object.position}, "
+        f"the gripper at {first.gripper.position}.",
         f"The instruction is to {first.instruction}. The gripper starts {distance_cm(first.gripper, first.object)} cm "
         f"from the {thing}.",
     )
     approach = (
         f"The {thing} is {way} of the gripper, so the gripper moves {way.replace(' ', ' and ')}.",
-        f"It moves the gripper {way.replace(' ', ' and ')} until it is {distance_cm(closest.gripper, closest.object)} cm "
-        f"from the {thing}.",
+        f"It moves the gripper {way.replace(' ', ' and ')} until it is {closest} cm from the {thing}.",
     )
     ending = (
         f"The {thing} moves {moved} cm." if moved >= 2 else f"The {thing} stays where it is.",
@@ -48,7 +48,7 @@ def manual(instruction: str, paraphrases: Sequence[str], thing: str, goal: str, 
         f"To {other}, the robot has to find the {thing} in the picture.",
         f"When the task is to {instruction}, it ends with the {goal}.",
         f"The {thing} is what the gripper has to reach when someone says: {other}.",
-        f"Actions are small moves of the gripper: left, right, forward, back, up and down, until the {thing} is reached.",
+        f"Actions are small moves of the gripper (left, right, forward, back, up, down) until the {thing} is reached.",
     )
     chosen = rng.permutation(len(sentences))[:3]
     return " ".join(sentences[i] for i in chosen)

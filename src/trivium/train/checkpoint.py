@@ -207,7 +207,7 @@ def _unshared(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
         assert isinstance(tensor, Tensor), f"{name}: a state_dict may hold tensors only, for files without pickle"
         storage = tensor.untyped_storage()
         place = (storage.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in first:
+        if place in first:
             aliases[name] = first[place]
             continue
         first[place] = name

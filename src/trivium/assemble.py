@@ -1,0 +1,220 @@
+"""Joining the parts of a run: sources, statistics, transforms, model, objectives, loaders, policy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from trivium.action.fast import FastTokenizer
+from trivium.action.prior import ActionPriorConfig
+from trivium.core.config import to_yaml
+from trivium.core.errors import ConfigError
+from trivium.core.files import write_json
+from trivium.core.log import console
+from trivium.core.objective import Objective
+from trivium.core.rng import isolated, key, seed_all
+from trivium.core.sample import Action, Sample
+from trivium.data.bucket import SourceConfig, select
+from trivium.data.index import Index, count
+from trivium.data.loader import Loader
+from trivium.data.plan import Plan
+from trivium.data.row import Layout, collate
+from trivium.data.source.lerobot import LeRobot
+from trivium.data.source.source import Source
+from trivium.data.stats import measure, to_json
+from trivium.data.transform import Chain, Transform, build_chain
+from trivium.language.continual import ContinualConfig
+from trivium.policy.act import VlaPolicy
+from trivium.policy.sequence import VlaLayout
+from trivium.policy.vla import Model
+from trivium.probe.features import Features
+from trivium.run import ObjectiveConfig, Run, Stage
+from trivium.vision.objective import VisionObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Stagework:
+    """Everything that one stage needs."""
+
+    stage: Stage
+    objective: Objective
+    plan: Plan
+    loader: Loader
+
+
+class World:
+    """A run's parts, opened once: every stage, check and rollout uses the same instances."""
+
+    def __init__(self, config: Run, folder: Path) -> None:
+        """Open the robot's demonstrations, measure them, fit FAST and build the model with fresh weights.
+
+        Raises:
+            TriviumError: data, weights or settings are missing or do not fit one another.
+        """
+        self.config, self.folder = config, folder
+        self.device = _device(config)
+        self._sources: dict[str, Source] = {}
+        robot = self.source(config.robot.source)
+        assert isinstance(robot, LeRobot), "RobotConfig.source is a LeRobotConfig"
+        self.robot = robot
+        _check_robot(config, robot)
+        self._train = select(robot, "train", config.robot.val_share)
+        stats = measure([(robot, self._train)])
+        self.chain: Chain = build_chain(config.transforms, stats)
+        self.fast = self._fit_fast()
+        write_json(folder / "statistics.json", to_json(stats))
+        self.fast.save(folder / "fast.json")
+        self.model = build_model(config).to(self.device)
+        self.controls: dict[str, np.ndarray] = {}
+
+    def source(self, config: SourceConfig) -> Source:
+        """Open a source, or return it where an equal one is open: its decoded frames serve all stages."""
+        name = to_yaml(config)
+        if name not in self._sources:
+            self._sources[name] = config.build()
+        return self._sources[name]
+
+    def stage(self, index: int) -> Stagework:
+        """Build the objective, the plan and the loader of one stage."""
+        config, stage = self.config, self.config.stages[index]
+        objective = build_objective(stage.objective, self.model, config).to(self.device)
+        layout = self.layout(stage.objective)
+        sources, indexes = {}, {}
+        for bucket in stage.mixture.buckets:
+            source = sources[bucket.name] = self.source(bucket.source)
+            samples = select(source, bucket.split, bucket.val_share)
+            indexes[bucket.name] = _count(bucket.name, source, samples, self.chain, layout)
+        seed = key(config.seed, "plan", stage.name)
+        plan = Plan(stage.mixture, indexes, stage.steps * stage.accumulate, seed)
+        return Stagework(stage, objective, plan, Loader(plan, sources, self.chain, layout, seed))
+
+    def layout(self, objective: ObjectiveConfig) -> Layout:
+        """Return how samples become rows under an objective."""
+        if isinstance(objective, VisionObjectiveConfig):
+            return objective.layout(self.model.vision, self.model.language.vocab.encode)
+        if isinstance(objective, ContinualConfig):
+            return objective.layout(self.model.language.vocab)
+        if isinstance(objective, ActionPriorConfig):
+            return objective.layout()
+        return objective.layout(self.model, self.fast)
+
+    def policy(self) -> VlaPolicy:
+        """Return the model as it stands, ready to act; it answers with chunks in physical units."""
+        return VlaPolicy(self.model, self.chain, self._observing(), key(self.config.seed, "act"))
+
+    def features(self, model: Model) -> Features:
+        """Return the frozen features of a model: one row of numbers a sample, its action chunk left out."""
+        layout = self._observing()
+
+        def read(samples: list[Sample]) -> np.ndarray:
+            rows = [layout.build(self.chain.forward(_without_action(sample), None)) for sample in samples]
+            batch = collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)
+            training = model.training
+            model.eval()
+            found = model.features(batch).float().cpu().numpy()
+            model.train(training)
+            return found
+
+        return read
+
+    def random_twin(self) -> Model:
+        """Build the same architecture with random weights: what the probes of learned features are held against."""
+        with isolated(key(self.config.seed, "random twin")):
+            twin = build_model(self.config).to(self.device)
+            for parameter in twin.parameters():
+                if parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=0.02)
+        return twin.eval()
+
+    def _observing(self) -> VlaLayout:
+        return VlaLayout(self.model.language.vocab, self.model.connect.num_tokens, None)
+
+    def _fit_fast(self) -> FastTokenizer:
+        values, valid = self.robot.chunks(self._train)
+        step = _normalizer(self.chain, self.robot)
+        whole = values[valid.all(1)]
+        if not len(whole):
+            raise ConfigError(
+                "robot.source.horizon",
+                str(self.config.robot.source.horizon),
+                "a horizon shorter than the longest episode",
+                "Lower the horizon of the source and of model.action.",
+            )
+        return self.config.model.fast.fit(step(whole))
+
+
+def build_model(config: Run) -> Model:
+    """Build the model of a run: pretrained parts loaded, everything else fresh from the seed."""
+    seed_all(key(config.seed, "model"))
+    model = config.model.build(config.robot.action_dim, config.robot.state_dim)
+    return model.to(getattr(torch, config.precision))
+
+
+def build_objective(objective: ObjectiveConfig, model: Model, config: Run) -> Objective:
+    """Build an objective on the parts of a model, its own heads in the run's precision."""
+    return objective.build(model).to(getattr(torch, config.precision))
+
+
+def _normalizer(chain: Chain, robot: LeRobot):
+    """Return what brings many physical chunks to normalised ones, by the run's own transform."""
+    template = robot.peek(0)
+    [blank] = template.of(Action)
+
+    def normalize(chunks: np.ndarray) -> list[np.ndarray]:
+        found = []
+        for chunk in chunks:
+            action = Action(values=chunk, valid=blank.valid, names=blank.names)
+            sample = Sample(
+                id="fit", segments=(action,), source="", license="", embodiment=template.embodiment
+            )
+            found.append(_values(chain, sample))
+        return found
+
+    return normalize
+
+
+def _values(chain: Chain, sample: Sample) -> np.ndarray:
+    steps: Sequence[Transform] = [step for step in chain.steps if not step.pixels]
+    for step in steps:
+        sample = step.forward(sample, None)
+    return sample.of(Action)[0].values
+
+
+def _without_action(sample: Sample) -> Sample:
+    kept = tuple(segment for segment in sample.segments if not isinstance(segment, Action))
+    return Sample(**{**sample.__dict__, "segments": kept})
+
+
+def _count(name: str, source: Source, samples: np.ndarray, chain: Chain, layout: Layout) -> Index:
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task(f"counting tokens: {name}", total=len(samples))
+        return count(source, samples, chain, layout, lambda done: bar.update(line, completed=done))
+
+
+def _device(config: Run) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", "'cuda', and torch sees no GPU", "a GPU", "Set device=auto or device=cpu.")
+    wanted = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def _check_robot(config: Run, robot: LeRobot) -> None:
+    for name, column, expected in (
+        ("state_dim", "state", config.robot.state_dim),
+        ("action_dim", "action", config.robot.action_dim),
+    ):
+        found = robot.columns()[column].shape[1]
+        if found != expected:
+            raise ConfigError(
+                f"robot.{name}", str(expected), f"{found}, as in {config.robot.source.path}", f"Set robot.{name}={found}."
+            )
+    if config.robot.source.horizon != config.model.action.horizon:
+        raise ConfigError(
+            "model.action.horizon",
+            str(config.model.action.horizon),
+            f"{config.robot.source.horizon}, the horizon of robot.source",
+            "Give both the same number.",
+        )
