@@ -29,7 +29,7 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 DATA = "data/quickstart"
 WEIGHTS = "build/weights"
 TASKS = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-side-v3")
-HORIZON = 10
+HORIZON = 8
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)
 MOTION = ROBOT.replace(views=())
@@ -55,7 +55,7 @@ def recipe() -> Run:
             fast=FastConfig(vocab_size=256),
         ),
         stages=(see(), read(), move(), connect(), encode(), align()),
-        rollout=RolloutConfig(tasks=TASKS, views=("top",)),
+        rollout=RolloutConfig(tasks=TASKS, views=("top",), execute=5, max_steps=100),
     )
 
 
@@ -64,7 +64,7 @@ def see() -> Stage:
     return Stage(
         name="vision",
         steps=40,
-        learn=("vision", "contrastive", "mae"),
+        learn=("vision", "contrast", "decoder"),
         lr=5e-4,
         lr_groups={"vision": 1e-4},
         warmup_steps=5,

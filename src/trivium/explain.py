@@ -1,5 +1,7 @@
 """`trivium show`: every setting with its meaning, and which parameters learn in which stage."""
 
+import textwrap
+
 from rich.table import Table
 from rich.text import Text
 
@@ -12,19 +14,18 @@ from trivium.train.stage import apply_freeze
 
 def show(config: Run) -> None:
     """Print the settings of a run, then its parts and what every stage trains; no data is read."""
-    console.print(settings(config))
+    console.print(settings(config), soft_wrap=True)
     console.print(learners(config))
 
 
-def settings(config: Run) -> Table:
-    """Lay every setting out: dotted path (what an override names), value, meaning."""
-    table = Table(title=f"run '{config.name}': every setting", show_lines=False, expand=True)
-    table.add_column("setting", no_wrap=True, style="bold")
-    table.add_column("value", overflow="fold", ratio=1)
-    table.add_column("meaning", ratio=2)
+def settings(config: Run) -> Text:
+    """Lay every setting out: dotted path (what an override names) and value, the meaning below them."""
+    text = Text()
     for setting in describe(config):
-        table.add_row(setting.path, Text(_plain(setting.value)), Text(setting.doc))
-    return table
+        text.append(setting.path, "bold").append(f" = {_plain(setting.value)}\n")
+        meaning = textwrap.fill(setting.doc, width=96, initial_indent="    ", subsequent_indent="    ")
+        text.append(f"{meaning}\n" if setting.doc else "", "dim")
+    return text
 
 
 def learners(config: Run) -> Table:
