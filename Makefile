@@ -13,7 +13,8 @@ export PYTHON VENV
 .PHONY: demo test check setup gl clean
 
 demo: setup gl
-	$(BIN)/trivium demo
+	$(BIN)/trivium demo-data data/quickstart --episodes 150
+	$(BIN)/trivium train recipes/quickstart.py
 
 test: setup
 	@scripts/setup_gl.sh || echo "going on: tests that draw pictures will be skipped"

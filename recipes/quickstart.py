@@ -47,9 +47,7 @@ def recipe() -> Run:
         model=ModelConfig(
             vision=PretrainedVisionConfig(path=f"{WEIGHTS}/dinov2-small", num_layers=4, image_size=112),
             connect=MlpConnectorConfig(shuffle=2),
-            language=PretrainedLanguageConfig(
-                path=f"{WEIGHTS}/smollm2-135m", num_layers=3, num_extra_tokens=258
-            ),
+            language=PretrainedLanguageConfig(path=f"{WEIGHTS}/smollm2-135m", num_layers=3, num_extra_tokens=258),
             action=FlowConfig(horizon=HORIZON, start_noise=0.0),
             context=PatchContextConfig(),
             fast=FastConfig(vocab_size=256),
@@ -132,7 +130,16 @@ def align() -> Stage:
     return Stage(
         name="joint",
         steps=450,
-        learn=("vision", "connect", "language.layers", "language.norm", "language.embedding", "action", "state", "context"),
+        learn=(
+            "vision",
+            "connect",
+            "language.layers",
+            "language.norm",
+            "language.embedding",
+            "action",
+            "state",
+            "context",
+        ),
         lr=1e-3,
         lr_groups={"vision": 1e-4, "language": 1e-4, "connect": 5e-4, "state": 5e-4},
         warmup_steps=20,
@@ -157,9 +164,7 @@ def align() -> Stage:
     )
 
 
-def words(
-    name: str, steps: int, learn: tuple[str, ...], lr: float, lr_groups: dict[str, float] | None = None
-) -> Stage:
+def words(name: str, steps: int, learn: tuple[str, ...], lr: float, lr_groups: dict[str, float] | None = None) -> Stage:
     """Make a stage that learns through the words of a frozen language model: where things are, what is seen."""
     return Stage(
         name=name,

@@ -1,13 +1,17 @@
 """Joining the parts of a run: sources, statistics, transforms, model, objectives, loaders, policy."""
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import Progress
 
+from trivium import __version__
 from trivium.action.fast import FastTokenizer
 from trivium.action.prior import ActionPriorConfig
 from trivium.core.config import to_yaml
@@ -66,6 +70,7 @@ class World:
         self.chain: Chain = build_chain(config.transforms, stats)
         self.fast = self._fit_fast()
         write_json(folder / "statistics.json", to_json(stats))
+        write_json(folder / "environment.json", _environment(self.device))
         self.fast.save(folder / "fast.json")
         self.model = build_model(config).to(self.device)
         self.controls: dict[str, np.ndarray] = {}
@@ -158,7 +163,7 @@ def build_objective(objective: ObjectiveConfig, model: Model, config: Run) -> Ob
     return objective.build(model).to(getattr(torch, config.precision))
 
 
-def _normalizer(chain: Chain, robot: LeRobot):
+def _normalizer(chain: Chain, robot: LeRobot) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Return what brings many physical chunks to normalised ones, by the run's own transform."""
     template = robot.peek(0)
     [blank] = template.of(Action)
@@ -167,9 +172,7 @@ def _normalizer(chain: Chain, robot: LeRobot):
         found = []
         for chunk in chunks:
             action = Action(values=chunk, valid=blank.valid, names=blank.names)
-            sample = Sample(
-                id="fit", segments=(action,), source="", license="", embodiment=template.embodiment
-            )
+            sample = Sample(id="fit", segments=(action,), source="", license="", embodiment=template.embodiment)
             found.append(_values(chain, sample))
         return found
 
@@ -201,6 +204,20 @@ def _device(config: Run) -> torch.device:
     return torch.device(wanted)
 
 
+def _environment(device: torch.device) -> dict[str, str]:
+    """Name what a figure of this run depends on besides its config."""
+    packages = ("torch", "transformers", "numpy", "mujoco", "metaworld")
+    versions = {name: metadata.version(name) for name in packages if find_spec(name)}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "trivium": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.type}: {name}, {torch.get_num_threads()} threads",
+    }
+
+
 def _check_robot(config: Run, robot: LeRobot) -> None:
     for name, column, expected in (
         ("state_dim", "state", config.robot.state_dim),
@@ -209,7 +226,10 @@ def _check_robot(config: Run, robot: LeRobot) -> None:
         found = robot.columns()[column].shape[1]
         if found != expected:
             raise ConfigError(
-                f"robot.{name}", str(expected), f"{found}, as in {config.robot.source.path}", f"Set robot.{name}={found}."
+                f"robot.{name}",
+                str(expected),
+                f"{found}, as in {config.robot.source.path}",
+                f"Set robot.{name}={found}.",
             )
     if config.robot.source.horizon != config.model.action.horizon:
         raise ConfigError(

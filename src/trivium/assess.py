@@ -1,5 +1,6 @@
 """What is measured around a stage: probes of frozen features, rollouts in the simulator, pictures of the data."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +21,40 @@ NUM_STRIPS = 6
 """Aligned (observation, action chunk) samples drawn for the report."""
 
 
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """Frames that probes learn from and are tested on."""
+
+    samples: list[Sample]
+    episodes: np.ndarray
+    tasks: np.ndarray
+    """Number of the task of each frame."""
+    seen: np.ndarray
+    """True for frames of training episodes: probes may learn from them, and are never tested on them."""
+
+
 def check_health(world: World, stage: str, step: int | None = None) -> None:
     """Probe the model as it stands against a random-init twin and raw pixels; write health/<stage>.json.
 
     A check in the middle of a stage (`step`) is kept beside the one at its end, under <stage>-<step>.
     """
     name = stage if step is None else f"{stage}-{step:06d}"
-    samples, episodes, tasks = held_out(world)
+    found = probed(world)
+    samples = found.samples
     with isolated(key(world.config.seed, "health", name)):
         features = {"aligned": extract(world.features(world.model), samples), **_controls(world, samples)}
         targets = [
             object_position(samples, world.config.health.target),
             next_actions([world.chain.forward(sample, None) for sample in samples]),
-            task_identity(number_tasks(tasks)),
+            task_identity(found.tasks),
         ]
         report = health_check(
             name,
             features,
             targets,
-            episodes=episodes,
-            tasks=number_tasks(tasks),
+            episodes=found.episodes,
+            tasks=found.tasks,
+            seen=found.seen,
             config=world.config.health.probe,
         )
     write_json(world.folder / f"health/{name}.json", report.model_dump(mode="json"))
@@ -74,13 +89,21 @@ def draw_samples(world: World) -> None:
     publish_folder(folder, fill)
 
 
-def held_out(world: World) -> tuple[list[Sample], np.ndarray, list[str]]:
-    """Read frames of the robot's held-out episodes, spread evenly: samples, episodes and task sentences."""
-    source = world.robot
-    found = select(source, "val", world.config.robot.val_share)
-    chosen = found[np.linspace(0, len(found) - 1, min(len(found), world.config.health.num_samples)).astype(int)]
-    samples = [source.read(int(i)) for i in chosen]
-    return samples, source.groups()[chosen], [source.task(int(i)) for i in chosen]
+def probed(world: World) -> Probed:
+    """Read the frames that probes see: half from held-out episodes, half from the training side, spread evenly."""
+    source, config = world.robot, world.config
+    halves = []
+    for split in ("val", "train"):
+        found = select(source, split, config.robot.val_share)
+        number = min(len(found), config.health.num_samples // 2)
+        halves.append(found[np.linspace(0, len(found) - 1, number).astype(int)])
+    chosen = np.concatenate(halves)
+    return Probed(
+        samples=[source.read(int(i)) for i in chosen],
+        episodes=source.groups()[chosen],
+        tasks=number_tasks([source.task(int(i)) for i in chosen]),
+        seen=np.arange(len(chosen)) >= len(halves[0]),
+    )
 
 
 def _controls(world: World, samples: list[Sample]) -> dict[str, np.ndarray]:

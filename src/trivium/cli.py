@@ -72,7 +72,7 @@ def demo_data(
     out: Annotated[Path, typer.Argument(help="Folder to write; an unfinished recording there goes on.")],
     tasks: Annotated[str, typer.Option(help="Meta-World v3 names with commas between, or `all` for the 50.")] = "",
     episodes: Annotated[int, typer.Option(help="Demonstrations a task.")] = 100,
-    views: Annotated[str, typer.Option(help="Cameras with commas between: top, corner2, corner, corner3, wrist.")] = "top",
+    views: Annotated[str, typer.Option(help="Cameras with commas between: top, corner2, wrist, ...")] = "top",
     seed: Annotated[int, typer.Option(help="Where objects lie follows from it.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that record side by side; 0 takes one a core.")] = 0,
 ) -> None:
@@ -82,8 +82,8 @@ def demo_data(
 
     with _explained():
         names = tuple(TASKS) if tasks == "all" else tuple(name for name in tasks.split(",") if name)
-        chosen = {"tasks": names} if names else {}
-        config = DemoDataConfig(**chosen, episodes=episodes, views=tuple(views.split(",")), seed=seed)
+        config = DemoDataConfig(episodes=episodes, views=tuple(views.split(",")), seed=seed)
+        config = config.replace(tasks=names) if names else config
         result = record(config, out, workers or None)
         counts = ", ".join(f"{task} {count}" for task, count in result.episodes.items())
         note(f"{out}: {result.frames} frames ({counts}), {result.captions} captions, {result.questions} questions")

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.table import Table
@@ -104,8 +104,8 @@ def _stage(
         state.begin_stage(stage.name, index, work.plan.fingerprint)
     checkpoints = Checkpoints(folder / "checkpoints")
     meter.begin(state, stage.steps)
-    with clock(f"train: {stage.name}"):
-        batches = work.loader.batches(state.data_position, stage.steps, stage.accumulate)
+    batches = work.loader.batches(state.data_position, stage.steps, stage.accumulate)
+    with clock(f"train: {stage.name}"), closing(batches):
         ended = run_stage(
             work.objective,
             batches,
@@ -117,7 +117,6 @@ def _stage(
             every=((stage.eval_every, lambda now: check_health(world, stage.name, now.step)),),
             stop=stop,
         )
-        batches.close()
     if not ended:
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)

@@ -64,7 +64,7 @@ class CheckConfig(Config):
 
 
 class Run(Config):
-    """A whole experiment. A recipe is a function that returns one; `config.yaml` of a run folder is one, written out."""
+    """A whole experiment: what a recipe's function returns, and what `config.yaml` of a run folder holds."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     """Names the run folder runs/NAME."""
@@ -99,10 +99,8 @@ def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:
     if not recipe.is_file():
         known = ", ".join(sorted(str(path) for path in Path("recipes").glob("*.py"))) or "none here"
         raise ConfigError(str(recipe), "no such file", "a recipe", f"Recipes in this folder: {known}.")
-    if recipe.suffix in (".yaml", ".yml"):
-        config = from_yaml(Run, recipe.read_text(), str(recipe))
-    else:
-        config = _call(recipe)
+    written = recipe.suffix in (".yaml", ".yml")
+    config = from_yaml(Run, recipe.read_text(), str(recipe)) if written else _call(recipe)
     names = [stage.name for stage in config.stages]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError("stages", f"two stages named {twice.pop()!r}", "names of their own", "Rename one of them.")
@@ -148,7 +146,8 @@ def open_run(folder: Path) -> Run:
 
 def _call(recipe: Path) -> Run:
     spec = importlib.util.spec_from_file_location(f"trivium_recipe_{recipe.stem}", recipe)
-    assert spec is not None and spec.loader is not None, f"{recipe} ends in .py, so Python has a loader for it"
+    if spec is None or spec.loader is None:
+        raise ConfigError(str(recipe), f"a file that ends in {recipe.suffix!r}", ".py, .yaml or .yml", "Rename it.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +64,7 @@ class Loader(Dataset):
         except TriviumError as error:
             return Failure(error, traceback.format_exc())
 
-    def batches(self, start: int, stop: int, accumulate: int) -> Iterator[list[Batch]]:
+    def batches(self, start: int, stop: int, accumulate: int) -> Generator[list[Batch], None, None]:
         """Yield the micro-batches of steps `start` to `stop`, reading ahead with the mixture's workers.
 
         Raises:

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from trivium.core.errors import DataError
 from trivium.core.files import lock_folder, publish_folder, write_json
 from trivium.core.log import console, note, warn
-from trivium.eval.demo_episode import EpisodeSettings, record_episode, set_spec, start_worker
+from trivium.eval.demo_episode import open_staging, record_episode, start_worker
+from trivium.eval.demo_settings import EpisodeSettings
 from trivium.eval.demo_text import write_texts
 from trivium.eval.sim.metaworld import MetaWorldConfig, check_views, load_simulator, task_text
 
@@ -33,7 +34,7 @@ class DemoDataConfig(MetaWorldConfig):
     """Successful episodes a task; 25 are too few to find an object in pictures, 80 and more work."""
     action_noise: float = Field(default=0.3, ge=0, le=2)
     """Largest spread of the smooth noise on executed moves (the recorded label stays the expert's clean action), so
-    that the policy sees how to come back; 0 records perfect episodes only, at 0.5 and 40 Hz every tenth episode fails."""
+    that the policy sees how to come back; 0 records perfect episodes only, at 0.5 every tenth fails."""
     steps_after_success: int = Field(default=5, ge=0, le=200)
     """Control steps (1 / `control_hz` seconds) that are kept after the first success."""
     max_steps: int = Field(default=150, ge=10, le=2000)
@@ -110,6 +111,7 @@ class Recorder:
         """Record what is missing and publish."""
         if self.folder.exists() and any(self.folder.iterdir()):
             report = self._finished()
+            shutil.rmtree(self.staging, ignore_errors=True)  # a process killed right after publishing leaves it
             note(f"{self.folder} is complete already: {sum(report.episodes.values())} episodes.")
             return report
         load_simulator()
@@ -208,7 +210,7 @@ class Recorder:
         reports: list[DemoReport] = []
 
         def fill(folder: Path) -> None:
-            writer = set_spec(self.settings, texts)
+            writer = open_staging(self.settings, texts)
             writer.fill(folder / "robot", keys)
             counts = write_texts(folder, self.settings, keys, tuple(texts.values()))
             info = json.loads((folder / "robot/meta/info.json").read_text())

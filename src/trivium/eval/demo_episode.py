@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from trivium.core.files import write_json
 from trivium.core.rng import numpy_rng
 from trivium.data.source.lerobot_write import Episode, LeRobotWriter, SetSpec
+from trivium.eval.demo_settings import EpisodeSettings
 from trivium.eval.demo_text import stage_texts
 from trivium.eval.sim.metaworld import (
     ACTION_NAMES,
@@ -32,26 +32,7 @@ FIRST_EVALUATION_SEED = 2_000_000_000
 """Recordings use the seeds below, evaluations those from here on: no episode is ever in both."""
 
 
-@dataclass(frozen=True)
-class EpisodeSettings:
-    """What a worker process has to know; the fields are those of `DemoDataConfig`."""
-
-    folder: Path
-    world: MetaWorldConfig
-    action_noise: float
-    steps_after_success: int
-    max_steps: int
-    caption_every: int
-    questions: int
-    seed: int
-
-    @property
-    def control_hz(self) -> int:
-        """Frames a second."""
-        return self.world.control_hz
-
-
-def set_spec(settings: EpisodeSettings, texts: Mapping[str, TaskText]) -> LeRobotWriter:
+def open_staging(settings: EpisodeSettings, texts: Mapping[str, TaskText]) -> LeRobotWriter:
     """Return the writer whose staging folder the workers fill."""
     size = (settings.world.image_size, settings.world.image_size)
     spec = SetSpec(
@@ -121,8 +102,6 @@ def record_episode(settings: EpisodeSettings, task: str, seed: int) -> bool:
             break
         done = env.step(action + noise.draw())
         left = settings.steps_after_success if left is None and done else left if left is None else left - 1
-    else:
-        left = None if not env.success else left
     if not env.success:
         write_json(settings.folder / f".failed-{key}.json", {"task": task, "seed": seed})
         return False
@@ -133,7 +112,7 @@ def record_episode(settings: EpisodeSettings, task: str, seed: int) -> bool:
         rng = numpy_rng(settings.seed, "texts", task, seed)
         stage_texts(folder, key, scenes, episode.frames[env.views[0]], settings, rng)
 
-    set_spec(settings, {}).add(key, episode, also)
+    open_staging(settings, {}).add(key, episode, also)
     return True
 
 

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from PIL import Image as PillowImage
 
 from trivium.core.files import write_atomic
 from trivium.core.rng import numpy_rng
+from trivium.eval.demo_settings import EpisodeSettings
 from trivium.eval.sim.metaworld import LICENSE
 from trivium.eval.sim.task import TaskText
 from trivium.synth.caption import caption
@@ -41,41 +41,12 @@ SPATIAL_QA = pa.schema(
 )
 
 
-class TextSettings(Protocol):
-    """The part of a recording's settings that texts depend on."""
-
-    @property
-    def folder(self) -> Path:
-        """Where episodes are staged."""
-        ...
-
-    @property
-    def control_hz(self) -> int:
-        """Frames a second."""
-        ...
-
-    @property
-    def caption_every(self) -> int:
-        """One captioned picture in this many frames."""
-        ...
-
-    @property
-    def questions(self) -> int:
-        """Questions a captioned picture."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of the set."""
-        ...
-
-
 def stage_texts(
     folder: Path,
     key: str,
     scenes: Sequence[Scene],
     frames: np.ndarray,
-    settings: TextSettings,
+    settings: EpisodeSettings,
     rng: np.random.Generator,
 ) -> None:
     """Write captions, questions and the narration of one episode into its staging folder."""
@@ -95,7 +66,9 @@ def stage_texts(
     (folder / "narration.txt").write_text(narration(scenes, len(scenes) / settings.control_hz, rng))
 
 
-def write_texts(folder: Path, settings: TextSettings, keys: Sequence[str], texts: Sequence[TaskText]) -> dict[str, int]:
+def write_texts(
+    folder: Path, settings: EpisodeSettings, keys: Sequence[str], texts: Sequence[TaskText]
+) -> dict[str, int]:
     """Join the texts of these episodes; return the number of captions, questions and documents."""
     counts = {}
     for name, schema in (("captions", CAPTIONS), ("spatial_qa", SPATIAL_QA)):

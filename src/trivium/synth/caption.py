@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trivium.synth.scene import Place, Scene, direction, distance_cm
+from trivium.synth.scene import Place, Scene, direction, distance_cm, heading
 
 NEAR_CM = 6
 FAR_CM = 20
@@ -29,12 +29,15 @@ def nearness(scene: Scene) -> str:
 
 
 def relation(first: Place, second: Place) -> str:
-    """Return where the first place appears from the second: "above and left of the drawer handle"."""
+    """Return where the first place appears from the second: "above and left of the drawer handle in the picture".
+
+    "In the picture", because seen from above the gripper may hang over a thing and still appear below it.
+    """
     words = direction(first, second).split()
     if not words:
-        return f"in front of the {second.name}"
+        return f"right at the {second.name} in the picture"
     phrases = [word if word in ("above", "below") else f"{word} of" for word in words]
-    return f"{' and '.join(phrases)} the {second.name}"
+    return f"{' and '.join(phrases)} the {second.name} in the picture"
 
 
 def hand(scene: Scene) -> str:
@@ -65,9 +68,10 @@ def _task(scene: Scene) -> str:
 
 
 def _reach(scene: Scene) -> str:
-    words = direction(scene.object, scene.gripper) or "straight ahead"
+    way = heading(scene)
     return (
-        f"the {scene.object.name} at {scene.object.position} is {words} as seen from the gripper, {_away(scene)} off."
+        f"to reach the {scene.object.name} at {scene.object.position}, the gripper has to move {way}; "
+        f"it is {_away(scene)} away."
     )
 
 

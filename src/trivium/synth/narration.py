@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trivium.synth.scene import Scene, direction, distance_cm
+from trivium.synth.scene import Scene, distance_cm, heading
 
 
 def narration(scenes: Sequence[Scene], seconds: float, rng: np.random.Generator) -> str:
@@ -19,7 +19,7 @@ def narration(scenes: Sequence[Scene], seconds: float, rng: np.random.Generator)
     thing = first.object.name
     closest = min(distance_cm(scene.gripper, scene.object) for scene in scenes)
     moved = distance_cm(first.object, last.object)
-    way = direction(first.object, first.gripper).replace("above", "up").replace("below", "down") or "ahead"
+    way = heading(first)
     openings = (
         f"To {first.instruction}, the robot looks for the {thing} and finds it at {first.object.position}.",
         f"Task: {first.instruction}. The {thing} is at {first.object.position}, "
@@ -28,8 +28,8 @@ def narration(scenes: Sequence[Scene], seconds: float, rng: np.random.Generator)
         f"from the {thing}.",
     )
     approach = (
-        f"The {thing} is {way} of the gripper, so the gripper moves {way.replace(' ', ' and ')}.",
-        f"It moves the gripper {way.replace(' ', ' and ')} until it is {closest} cm from the {thing}.",
+        f"In the picture the {thing} lies {way} from the gripper, so the gripper moves {way}.",
+        f"It moves the gripper {way} until it is {closest} cm from the {thing}.",
     )
     ending = (
         f"The {thing} moves {moved} cm." if moved >= 2 else f"The {thing} stays where it is.",

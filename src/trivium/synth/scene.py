@@ -62,3 +62,9 @@ def direction(of: Place, seen_from: Place, dead: float = 0.04) -> str:
     if abs(du) > dead:
         words.append("left" if du < 0 else "right")
     return " ".join(words)
+
+
+def heading(scene: Scene, dead: float = 0.04) -> str:
+    """Say which way the gripper has to move in the picture to come to the object: "up and left", "straight on"."""
+    words = direction(scene.object, scene.gripper, dead).replace("above", "up").replace("below", "down")
+    return words.replace(" ", " and ") or "straight on"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trivium.synth.caption import NEAR_CM
-from trivium.synth.scene import Place, Scene, direction, distance_cm
+from trivium.synth.scene import Place, Scene, direction, distance_cm, heading
 
 CLEAR = 0.06
 """A difference of positions, as a share of the picture, below which left/right and above/below are not asked."""
@@ -59,14 +59,16 @@ def _sides(scene: Scene) -> list[Question]:
         asked.append(_yes_no(first, second, "left", first.u < second.u))
     if abs(first.v - second.v) > CLEAR:
         answer = "above" if first.v < second.v else "below"
-        asked.append(Question("above_below", f"Is the gripper above or below the {second.name}?", answer))
+        asked.append(
+            Question("above_below", f"Is the gripper above or below the {second.name} in the picture?", answer)
+        )
         asked.append(_yes_no(first, second, "above", first.v < second.v))
     return asked
 
 
 def _yes_no(first: Place, second: Place, side: str, holds: bool) -> Question:
     of = "left of" if side == "left" else "above"
-    return Question("yes_no", f"Is the {first.name} {of} the {second.name}?", "yes" if holds else "no")
+    return Question("yes_no", f"Is the {first.name} {of} the {second.name} in the picture?", "yes" if holds else "no")
 
 
 def _distance(scene: Scene) -> list[Question]:
@@ -79,11 +81,10 @@ def _distance(scene: Scene) -> list[Question]:
 
 
 def _way(scene: Scene) -> list[Question]:
-    words = direction(scene.object, scene.gripper, dead=CLEAR)
-    if not words:
+    if not direction(scene.object, scene.gripper, dead=CLEAR):
         return []
-    answer = words.replace("above", "up").replace("below", "down").replace(" ", " and ")
-    return [Question("way", f"Which way does the gripper have to move to reach the {scene.object.name}?", answer)]
+    question = f"Which way does the gripper have to move in the picture to reach the {scene.object.name}?"
+    return [Question("way", question, heading(scene, dead=CLEAR))]
 
 
 _KINDS: tuple[Callable[[Scene], list[Question]], ...] = (_where, _what, _sides, _distance, _way)

@@ -120,6 +120,10 @@ class LeRobot(Source):
         index, valid = chunk(i, self.episodes.end[self._episode_of[i]], self.config.horizon)
         return self._frames[ACTION][index], valid
 
+    def task(self, i: int) -> str:
+        """Return the task sentence of frame `i`, whatever paraphrase its sample shows."""
+        return self._tasks[int(self._frames["task_index"][i])]
+
     def peek(self, i: int) -> Sample:
         """Return frame `i` with blank pictures."""
         return self._sample(i, decode=False)
@@ -180,7 +184,7 @@ class LeRobot(Source):
         return pixels
 
     def _instruction(self, i: int, sample_id: str) -> str:
-        task = self._tasks[int(self._frames["task_index"][i])]
+        task = self.task(i)
         others = self.info.extra.get("paraphrases", {}).get(task, ()) if self.config.paraphrase else ()
         choices = (task, *others)
         return choices[hash_key(0, "paraphrase", sample_id) % len(choices)] if others else task

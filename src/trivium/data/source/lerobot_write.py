@@ -34,8 +34,8 @@ class Episode:
     """One recording: columns of n rows, n frames a view, and the sentence that says what is done."""
 
     task: str
-    columns: Mapping[str, Float32[np.ndarray, "n d"]]
-    frames: Mapping[str, UInt8[np.ndarray, "n h w 3"]]
+    columns: Mapping[str, Float32[np.ndarray, "_ _"]]
+    frames: Mapping[str, UInt8[np.ndarray, "_ _ _ 3"]]
 
 
 class LeRobotWriter:
@@ -97,11 +97,11 @@ class LeRobotWriter:
             _write_videos(folder, staged, rows, view, self.spec.fps)
         total = _Total()
         for episode, row in zip(staged, rows, strict=True):
-            for name, values in episode.all_columns().items():
-                row |= {f"stats/{name}/{key}": value for key, value in column_stats(values).items()}
             for view in self.spec.views:
                 stats = picture_stats(episode.histogram(view))
                 row |= {f"stats/observation.images.{view}/{key}": value for key, value in stats.items()}
+            for name, values in episode.all_columns().items():
+                row |= {f"stats/{name}/{key}": value for key, value in column_stats(values).items()}
             total.add(episode, self.spec)
             row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         write_meta(folder, rows, tasks, total.stats(), self.spec)

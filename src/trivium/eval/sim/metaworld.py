@@ -37,6 +37,7 @@ class View:
     position: tuple[float, float, float] | None = None
     fovy: float | None = None
     upside_down: bool = False
+    """Whether the model's camera stands on its head; its pictures are turned."""
     unseen: tuple[str, ...] = ()
     """Bodies that cannot appear in this view."""
 
@@ -46,8 +47,8 @@ VIEWS = {
     "top": View("topview", position=(0.0, 0.62, 1.5), fovy=34.0, unseen=BASE),
     # Moved closer: at 112 px the stock corner2 spends two thirds of its pixels on the table's far side and the wall.
     "corner2": View("corner2", position=(0.75, 0.075, 0.7), upside_down=True),
-    "corner": View("corner"),
-    "corner3": View("corner3"),
+    "corner": View("corner", upside_down=True),
+    "corner3": View("corner3", upside_down=True),
     "wrist": View("gripperPOV"),
 }
 
@@ -226,7 +227,9 @@ class MetaWorld:
             return float("nan"), float("nan")
         focal = 0.5 / np.tan(np.radians(self._env.model.camera(VIEWS[view].camera).fovy[0]) / 2)
         u, v = 0.5 + focal * x / -z, 0.5 - focal * y / -z
-        return (1 - u, 1 - v) if VIEWS[view].upside_down else (u, v)
+        if VIEWS[view].upside_down:
+            u, v = 1 - u, 1 - v
+        return float(u), float(v)
 
     def close(self) -> None:
         """Free the GL context (left to the interpreter's exit, EGL complains)."""
