@@ -20,7 +20,8 @@ from trivium.policy.context import PatchContextConfig
 from trivium.policy.objective import VlaConfig
 from trivium.policy.visible import ModalityDropoutConfig
 from trivium.policy.vla import ModelConfig
-from trivium.run import RobotConfig, Run, Stage
+from trivium.probe.check import HealthConfig
+from trivium.run import CheckConfig, RobotConfig, Run, Stage
 from trivium.synth.ground import GroundConfig
 from trivium.vision.mae import MaeConfig
 from trivium.vision.objective import VisionObjectiveConfig
@@ -53,6 +54,9 @@ def recipe() -> Run:
             fast=FastConfig(vocab_size=256),
         ),
         stages=(see(), read(), move(), connect(), encode(), align()),
+        health=CheckConfig(
+            num_samples=1000, probe=HealthConfig(num_folds=3, num_sizes=3, num_components=256, mlp_steps=100)
+        ),
         rollout=RolloutConfig(tasks=TASKS, views=("top",), execute=5, max_steps=100),
     )
 
@@ -89,7 +93,7 @@ def read() -> Stage:
         mixture=MixtureConfig(
             buckets=(BucketConfig(name="corpus", source=CORPUS, weight=1.0, max_epochs=20),),
             row_length=256,
-            rows_per_batch=4,
+            rows_per_batch=2,
             max_images_per_row=0,
             workers=0,
         ),
@@ -129,7 +133,7 @@ def align() -> Stage:
     """Alignment 3: everything learns; action tokens by next-token prediction, chunks by flow matching."""
     return Stage(
         name="joint",
-        steps=450,
+        steps=400,
         learn=(
             "vision",
             "connect",

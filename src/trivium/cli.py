@@ -1,15 +1,15 @@
 """The command line: one word a verb, one required argument, errors in one paragraph."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from trivium.core.errors import TriviumError
-from trivium.core.log import console, note
+from trivium.core.log import note
 
 app = typer.Typer(
     name="trivium",
@@ -30,9 +30,9 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except TriviumError as error:
-        console.file = sys.stderr
-        console.print(f"{type(error).__name__}: ", style="bold red", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
+        said = Console(stderr=True)
+        said.print(f"{type(error).__name__}: ", style="bold red", end="")
+        said.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         note("Interrupted; nothing half-written is left. The same command goes on from here.")

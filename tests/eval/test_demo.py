@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,11 @@ def test_no_recording_can_reach_a_seed_of_an_evaluation():
     largest = DemoDataConfig.model_fields["seed"].metadata
     assert SEEDS_PER_SET * 1001 < FIRST_EVALUATION_SEED
     assert any(getattr(rule, "le", None) == 1000 for rule in largest)
+
+
+def test_a_killed_worker_is_explained():
+    with (
+        pytest.raises(DataError, match=r"a worker process that was killed .* Type the same command again"),
+        demo._pool(1),
+    ):
+        raise BrokenProcessPool("a child process terminated abruptly")

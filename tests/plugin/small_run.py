@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trivium import assess, curriculum
+from trivium import curriculum
 from trivium.action.fast import FastConfig
 from trivium.action.flow import FlowConfig
 from trivium.action.prior import ActionPriorConfig
@@ -30,8 +30,6 @@ from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.run import CheckConfig, RobotConfig, Run, Stage
 from trivium.synth.ground import GroundConfig
-from trivium.train.guard import EXIT_RESUME
-from trivium.train.state import State
 from trivium.vision.vit import VitConfig
 
 SIZE, FPS, HORIZON = 32, 10, 4
@@ -82,8 +80,7 @@ def small_run(data: Path, workers: int = 1, save_every: int = 3) -> Run:
             buckets=(bucket,), row_length=row_length, rows_per_batch=rows, max_images_per_row=8, workers=workers
         )
 
-    common = {"lr": 1e-2, "warmup_steps": 2, "save_every": save_every, "val_share": 0.5}
-    del common["val_share"]
+    common = {"lr": 1e-2, "warmup_steps": 2, "save_every": save_every}
     prior = Stage(
         name="prior",
         steps=STEPS[0],

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -93,6 +93,9 @@ def sweep_folder(folder: Path) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; the lock dies with the process, so no stale lock is ever left.
 
+    A forked child shares the lock with its parent and would hold it on after the parent was killed (loader workers
+    live for seconds more), so every child lets go of it at birth.
+
     Raises:
         CheckpointError: another process is using the folder, or it cannot be written.
     """
@@ -116,7 +119,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()  # not flock(LOCK_UN), which would free the parent's lock too
+    _held.clear()
+
+
+_held: set[IO[str]] = set()
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _beside(path: Path, suffix: str) -> Path:

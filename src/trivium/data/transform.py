@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -246,7 +246,16 @@ TransformConfig = Annotated[
 ]
 
 
-def build_chain(configs: Sequence[TransformConfig], stats: Stats) -> Chain:
+@runtime_checkable
+class StepConfig(Protocol):
+    """The config of any step, of this file or of a higher floor."""
+
+    def build(self, stats: Stats) -> Transform:
+        """Make the step."""
+        ...
+
+
+def build_chain(configs: Sequence[StepConfig], stats: Stats) -> Chain:
     """Build the steps of a recipe in order."""
     return Chain([config.build(stats) for config in configs])
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -242,11 +243,22 @@ def _count(task: str, queue: list[tuple[str, int]], running: dict[Future, tuple[
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start worker processes; on an error or Ctrl-C the episodes not yet begun are dropped."""
+    """Start worker processes; on an error or Ctrl-C the episodes not yet begun are dropped.
+
+    Raises:
+        DataError: a worker was killed.
+    """
     # spawn: a forked copy of a process that has used torch or GL is not safe.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise DataError(
+            "recording",
+            "a worker process that was killed (often because memory ran out)",
+            "workers that live until the last episode",
+            "Type the same command again: it goes on where it stopped. Fewer workers need less memory.",
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -134,7 +134,7 @@ def test_not_a_set(tmp_path):
     text = broken(tmp_path)
     assert f"{tmp_path}: found no meta/info.json (the folder holds: notes.txt)" in text
     assert "expected a LeRobot v3.0 data set" in text
-    assert "trivium demo-data --help" in text
+    assert "trivium demo-data FOLDER" in text
     assert "found no such folder" in broken(tmp_path / "nowhere")
 
 

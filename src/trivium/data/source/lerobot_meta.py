@@ -90,12 +90,13 @@ def read_info(root: Path) -> Info:
     """
     path = root / "meta" / "info.json"
     if not path.is_file():
+        record = root.parent if root.name == "robot" else "FOLDER"  # demo-data calls its LeRobot set robot/
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else ""
         raise DataError(
             str(root),
             f"no meta/info.json (the folder holds: {inside or 'nothing'})" if root.is_dir() else "no such folder",
             "a LeRobot v3.0 data set: meta/info.json, meta/tasks.parquet, meta/episodes/, data/, videos/",
-            "Correct `path`, or record a set with `trivium demo-data --help`.",
+            f"Correct `path`, or record demonstrations: trivium demo-data {record}",
         )
     text = path.read_bytes()
     try:

@@ -85,18 +85,7 @@ def write_meta(
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(about)}), folder / "meta/tasks.parquet")
     path = folder / EPISODES_PATH
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=_episode_schema(rows[0])), path)
-
-
-def _episode_schema(row: dict[str, Any]) -> pa.Schema:
-    picture = pa.list_(pa.list_(pa.list_(pa.float64())))
-
-    def type_of(name: str, value: Any) -> pa.DataType:
-        if name.startswith("stats/observation.images.") and not name.endswith("/count"):
-            return picture
-        return pa.array([value]).type
-
-    return pa.schema([pa.field(name, type_of(name, value)) for name, value in row.items()])
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _info(rows: list[dict[str, Any]], tasks: list[str], spec: SetSpec) -> dict[str, Any]:
