@@ -254,7 +254,7 @@ def count(number: float) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
-    return f"{number:g}"
+    return f"{number:.3g}"
 
 
 def minutes(seconds: float) -> str:
