@@ -88,8 +88,10 @@ def test_a_stage_takes_a_step_with_gradients_for_just_what_learns(home: Path, re
     parameters = dict(objective.named_parameters())
     reached = {key for key, parameter in parameters.items() if parameter.grad is not None and parameter.grad.any()}
     assert reached <= chosen
-    # Whole parts may stay silent for a step (nothing in the fake batch speaks to them), single weights of a part not.
-    assert {key.split(".")[0] for key in reached} == {key.split(".")[0] for key in chosen}
+    # In the fake batch only action tokens stand behind the state: where they have no weight (or modality dropout hides
+    # the state) it hears nothing; in real data the answer of a robot sample stands behind it too.
+    silent = {key.split(".")[0] for key in chosen} - {key.split(".")[0] for key in reached}
+    assert silent <= {"state"}
     before = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     _, taken = optimizer.step(reading.total, 1.0)
     assert taken

@@ -152,15 +152,16 @@ def _call(recipe: Path) -> Run:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
+        make = getattr(module, "recipe", None)
+        config = make() if callable(make) else None
     except ModuleNotFoundError as error:
         raise SetupError(
             str(recipe), f"an import of {error.name!r}", "an installed package", f"Type: pip install {error.name}"
         ) from error
     except SyntaxError as error:
         raise ConfigError(f"{recipe}:{error.lineno}", error.msg, "Python", "Mend that line.") from error
-    if not callable(getattr(module, "recipe", None)):
+    if not callable(make):
         raise ConfigError(str(recipe), "no function `recipe`", "def recipe() -> Run: ...", "See recipes/quickstart.py.")
-    config = module.recipe()
     if not isinstance(config, Run):
         raise ConfigError(f"{recipe}: recipe()", f"a {type(config).__name__}", "a trivium.run.Run", "Return a Run.")
     return config

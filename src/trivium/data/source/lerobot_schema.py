@@ -37,13 +37,19 @@ class SetSpec:
     """Task sentence -> other ways to say it; kept under "trivium" in info.json, which other readers ignore."""
 
 
+def column_type(num_dimensions: int) -> pa.DataType:
+    """Return the type of a column; lerobot stores one dimension as a plain number and refuses a list of one."""
+    return pa.float32() if num_dimensions == 1 else pa.list_(pa.float32(), num_dimensions)
+
+
 def data_schema(spec: SetSpec) -> pa.Schema:
     """Return the columns of a data file, with the note that the `datasets` library reads their types from."""
-    fields = [pa.field(name, pa.list_(pa.float32(), len(names))) for name, names in spec.columns.items()]
+    fields = [pa.field(name, column_type(len(names))) for name, names in spec.columns.items()]
     fields += [pa.field(name, pa.float32() if name == "timestamp" else pa.int64()) for name in INDEX]
     value = {"dtype": "float32", "_type": "Value"}
     features: dict[str, Any] = {
-        name: {"feature": value, "length": len(names), "_type": "List"} for name, names in spec.columns.items()
+        name: value if len(names) == 1 else {"feature": value, "length": len(names), "_type": "List"}
+        for name, names in spec.columns.items()
     }
     features |= {name: value if name == "timestamp" else {"dtype": "int64", "_type": "Value"} for name in INDEX}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})

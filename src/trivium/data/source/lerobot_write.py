@@ -65,7 +65,7 @@ class LeRobotWriter:
         _check(f"episode {key}", episode, self.spec)
 
         def fill(folder: Path) -> None:
-            columns = {name: _fixed(values) for name, values in episode.columns.items()}
+            columns = {name: _column(values) for name, values in episode.columns.items()}
             pq.write_table(pa.table(columns), folder / "frames.parquet")
             for view, frames in episode.frames.items():
                 encode_video(folder / f"{view}.mp4", frames, self.spec.fps)
@@ -129,10 +129,7 @@ class _Staged:
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
         table = pq.read_table(self.path / "frames.parquet")
-        return {
-            name: table.column(name).combine_chunks().flatten().to_numpy().reshape(self.length, -1)
-            for name in table.column_names
-        }
+        return {name: _values(table.column(name)).reshape(self.length, -1) for name in table.column_names}
 
     def all_columns(self) -> dict[str, np.ndarray]:
         return self.columns | {name: values[:, None] for name, values in self.index_columns.items()}
@@ -181,8 +178,14 @@ def _length(episode: Episode) -> int:
     return len(next(iter(episode.columns.values())))
 
 
-def _fixed(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+def _column(values: np.ndarray) -> pa.Array:
+    flat = pa.array(values.reshape(-1))
+    return flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    return (array.flatten() if pa.types.is_fixed_size_list(array.type) else array).to_numpy()
 
 
 def _place(number: int) -> tuple[int, int]:
@@ -212,7 +215,7 @@ def _write_data(folder: Path, staged: list[_Staged], rows: list[dict[str, Any]],
             path = folder / DATA_PATH.format(chunk_index=chunk, file_index=file)
             path.parent.mkdir(parents=True, exist_ok=True)
             writer = pq.ParquetWriter(path, schema)
-        arrays = [_fixed(episode.columns[name]) for name in spec.columns]
+        arrays = [_column(episode.columns[name]) for name in spec.columns]
         arrays += [pa.array(values) for values in episode.index_columns.values()]
         # One row group an episode, as lerobot does: a reader of one episode touches nothing else.
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=2**20)
