@@ -1,7 +1,8 @@
 """A small VLA from real pretrained parts and 300 demonstrations, in minutes on a laptop's processor.
 
 Commands    trivium demo-data data/quickstart && trivium train recipes/quickstart.py   (or: make demo)
-Hardware    2 CPU cores, 4 GB of memory, no GPU
+Hardware    2 CPU cores (with AVX-512-BF16), no GPU; about 14 minutes, recording included
+Expected    closed-loop success near 80 % over the three tasks, 5 % untrained; see docs/log.md
 """
 
 from trivium.action.fast import FastConfig
@@ -49,7 +50,7 @@ def recipe() -> Run:
             vision=PretrainedVisionConfig(path=f"{WEIGHTS}/dinov2-small", num_layers=4, image_size=112),
             connect=MlpConnectorConfig(shuffle=2),
             language=PretrainedLanguageConfig(path=f"{WEIGHTS}/smollm2-135m", num_layers=3, num_extra_tokens=258),
-            action=FlowConfig(horizon=HORIZON, start_noise=0.0),
+            action=FlowConfig(horizon=HORIZON),
             context=PatchContextConfig(),
             fast=FastConfig(vocab_size=256),
         ),
@@ -93,7 +94,7 @@ def read() -> Stage:
         mixture=MixtureConfig(
             buckets=(BucketConfig(name="corpus", source=CORPUS, weight=1.0, max_epochs=20),),
             row_length=256,
-            rows_per_batch=2,
+            rows_per_batch=4,
             max_images_per_row=0,
             workers=0,
         ),
@@ -133,7 +134,7 @@ def align() -> Stage:
     """Alignment 3: everything learns; action tokens by next-token prediction, chunks by flow matching."""
     return Stage(
         name="joint",
-        steps=400,
+        steps=450,
         learn=(
             "vision",
             "connect",

@@ -67,7 +67,7 @@ class MetaWorldConfig(Config):
     control_hz: Literal[80, 40, 20] = 40
     """Commands a second; the simulator holds each for 80 / control_hz of its own steps. 80 doubles what 40 costs in
     pictures and in steps of a chunk, and shows hardly more; at 20 some experts overshoot."""
-    spread: float = Field(default=2.0, ge=0.1, le=3)
+    spread: float = Field(default=1.0, ge=0.1, le=3)
     """Width of the range in which objects are placed, left to right, as a multiple of Meta-World's own. At 1 an arm
     that ignores the picture succeeds in up to half of the episodes; beyond 2 some objects leave the top view."""
 
