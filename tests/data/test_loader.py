@@ -141,6 +141,8 @@ def test_leaving_early_leaves_no_process(toy_set):
 
 def test_ctrl_c_reaches_the_caller_and_leaves_no_process(toy_set):
     """Ctrl-C goes to every process of the terminal: workers must leave it to the parent."""
+    # A process that a script started in the background ignores SIGINT from birth.
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = alive()
 
     def interrupted() -> None:
@@ -153,7 +155,10 @@ def test_ctrl_c_reaches_the_caller_and_leaves_no_process(toy_set):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGINT, found)
     gc.collect()
     assert alive() == before
