@@ -1,7 +1,7 @@
-"""A small VLA from real pretrained parts and 300 demonstrations, in minutes on a laptop's processor.
+"""A small VLA from real pretrained parts and 300 demonstrations, in minutes on two processor cores.
 
 Commands    trivium demo-data data/quickstart && trivium train recipes/quickstart.py   (or: make demo)
-Hardware    2 CPU cores (with AVX-512-BF16), no GPU; about 14 minutes, recording included
+Hardware    2 CPU cores (with AVX-512-BF16), no GPU; about 15 minutes, recording included
 Expected    closed-loop success near 80 % over the three tasks, near 18 % untrained; see docs/log.md
 """
 

@@ -1,7 +1,7 @@
-"""All six kinds of stage from random weights, in a minute or two: what to copy when you start a recipe of your own.
+"""All six kinds of stage from random weights: what to copy when you start a recipe of your own.
 
 Commands    trivium demo-data data/quickstart && trivium train recipes/scratch.py
-Hardware    2 CPU cores, 2 GB of memory, no GPU, no pretrained weights
+Hardware    2 CPU cores, no GPU, no pretrained weights; not timed yet
 """
 
 from trivium.action.fast import FastConfig

@@ -114,6 +114,8 @@ def test_missing_data_say_how_to_record_them(tmp_path: Path, monkeypatch: pytest
         "meta/tasks.parquet, meta/episodes/, data/, videos/. Correct `path`, or record demonstrations: "
         "trivium demo-data data/quickstart"
     )
+    left = [path.name for path in (tmp_path / "runs/scratch").iterdir()]
+    assert left == [".lock"], "a run that could not begin leaves its folder free for the corrected command"
 
 
 def test_a_folder_that_is_no_dataset(own: Path, train: Callable[..., str]):

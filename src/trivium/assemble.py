@@ -69,10 +69,11 @@ class World:
         stats = measure([(robot, self._train)])
         self.chain: Chain = build_chain(config.transforms, stats)
         self.fast = self._fit_fast()
+        self.model = build_model(config).to(self.device)
+        # Written last: parts that do not fit one another leave nothing behind.
         write_json(folder / "statistics.json", to_json(stats))
         write_json(folder / "environment.json", _environment(self.device))
         self.fast.save(folder / "fast.json")
-        self.model = build_model(config).to(self.device)
         self.controls: dict[str, np.ndarray] = {}
 
     def source(self, config: SourceConfig) -> Source:

@@ -35,10 +35,15 @@ def execute(config: Run, folder: Path) -> None:
         SystemExit: code 75 when asked to stop (Ctrl-C, SIGTERM); everything is saved.
     """
     with lock_folder(folder), Guard() as stop:
-        claim(config, folder)
+        new = claim(config, folder)
+        try:
+            world = World(config, folder)
+        except BaseException:
+            if new:  # a run that could not begin leaves its folder free for the corrected command
+                (folder / "config.yaml").unlink()
+            raise
         clock = Clock(folder / "times.json")
         with clock("prepare"):
-            world = World(config, folder)
             draw_samples(world)
         saved = Checkpoints(folder / "checkpoints").find()
         if saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():

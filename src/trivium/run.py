@@ -107,8 +107,10 @@ def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:
     return override(config, overrides)
 
 
-def claim(config: Run, folder: Path) -> None:
+def claim(config: Run, folder: Path) -> bool:
     """Write the resolved config into a new run folder, or make sure that the folder holds this very run.
+
+    Returns True where the folder was new.
 
     Raises:
         CheckpointError: the folder belongs to a run with other settings, or holds something else.
@@ -121,7 +123,8 @@ def claim(config: Run, folder: Path) -> None:
                 str(folder), f"{strangers[0]} and no config.yaml", "a new or empty folder", "Name another with --run."
             )
         write_atomic(path, text)
-    elif (before := path.read_text()) != text:
+        return True
+    if (before := path.read_text()) != text:
         old, new = before.splitlines(), text.splitlines()
         changed = next((line for line in new if line not in old), "fewer settings").strip()
         raise CheckpointError(
@@ -130,6 +133,7 @@ def claim(config: Run, folder: Path) -> None:
             "the settings of this command",
             "Give another folder with --run, or take the changes back to go on with this one.",
         )
+    return False
 
 
 def open_run(folder: Path) -> Run:

@@ -107,6 +107,7 @@ def _busy(slot: _Slot, waiting: list[int], config: RolloutConfig) -> bool:
 def _play(slot: _Slot, chunk: np.ndarray, config: RolloutConfig) -> bool:
     """Execute the first commands of a chunk; return whether the episode is over."""
     world = slot.world
+    assert len(chunk), f"{world.task}: the policy answered with an empty chunk, the episode would never end"
     for command in chunk[: config.execute]:
         if slot.film is not None and world.num_steps % (config.control_hz // FILM_HZ) == 0:
             slot.film.append(world.picture(config.views[0]))
