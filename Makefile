@@ -13,7 +13,7 @@ export PYTHON VENV
 .PHONY: demo test check setup gl clean
 
 demo: setup gl
-	$(BIN)/trivium demo-data data/quickstart --episodes 100
+	$(BIN)/trivium demo-data data/quickstart --episodes 150
 	$(BIN)/trivium train recipes/quickstart.py
 
 test: setup

@@ -30,7 +30,7 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 
 DATA = "data/quickstart"
 WEIGHTS = "build/weights"
-TASKS = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-side-v3")
+TASKS = ("button-press-topdown-v3", "faucet-open-v3", "door-unlock-v3")
 HORIZON = 8
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)
@@ -50,7 +50,7 @@ def recipe() -> Run:
             vision=PretrainedVisionConfig(path=f"{WEIGHTS}/dinov2-small", num_layers=4, image_size=112),
             connect=MlpConnectorConfig(shuffle=2),
             language=PretrainedLanguageConfig(path=f"{WEIGHTS}/smollm2-135m", num_layers=3, num_extra_tokens=258),
-            action=FlowConfig(horizon=HORIZON),
+            action=FlowConfig(horizon=HORIZON, start_noise=0.0),
             context=PatchContextConfig(),
             fast=FastConfig(vocab_size=256),
         ),
@@ -134,7 +134,7 @@ def align() -> Stage:
     """Alignment 3: everything learns; action tokens by next-token prediction, chunks by flow matching."""
     return Stage(
         name="joint",
-        steps=450,
+        steps=550,
         learn=(
             "vision",
             "connect",
@@ -146,7 +146,7 @@ def align() -> Stage:
             "context",
         ),
         lr=1e-3,
-        lr_groups={"vision": 1e-4, "language": 1e-4, "connect": 5e-4, "state": 5e-4},
+        lr_groups={"vision": 2e-4, "language": 1e-4, "connect": 5e-4, "state": 5e-4},
         warmup_steps=20,
         final_lr_share=0.02,
         weight_decay=0.01,

@@ -26,7 +26,7 @@ from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.vit import VitConfig
 
 DATA = "data/quickstart"
-TASKS = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-side-v3")
+TASKS = ("button-press-topdown-v3", "faucet-open-v3", "door-unlock-v3")
 HORIZON = 8
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)

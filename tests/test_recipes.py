@@ -77,7 +77,7 @@ def test_a_recipe_says_how_to_run_it_and_on_what(recipe: str):
 def test_a_stage_takes_a_step_with_gradients_for_just_what_learns(home: Path, recipe: str, name: str):
     config, model = load(recipe).replace(precision="float32"), model_of(recipe)
     stage = next(stage for stage in config.stages if stage.name == name)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # modality dropout spares the state of the one robot sample
     objective = build_objective(stage.objective, model, config)
     optimizer, _ = stage.build(objective)
     chosen = select(objective, stage.learn)
@@ -88,10 +88,7 @@ def test_a_stage_takes_a_step_with_gradients_for_just_what_learns(home: Path, re
     parameters = dict(objective.named_parameters())
     reached = {key for key, parameter in parameters.items() if parameter.grad is not None and parameter.grad.any()}
     assert reached <= chosen
-    # In the fake batch only action tokens stand behind the state: where they have no weight (or modality dropout hides
-    # the state) it hears nothing; in real data the answer of a robot sample stands behind it too.
-    silent = {key.split(".")[0] for key in chosen} - {key.split(".")[0] for key in reached}
-    assert silent <= {"state"}
+    assert {key.split(".")[0] for key in reached} == {key.split(".")[0] for key in chosen}
     before = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     _, taken = optimizer.step(reading.total, 1.0)
     assert taken

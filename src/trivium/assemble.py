@@ -1,5 +1,6 @@
 """Joining the parts of a run: sources, statistics, transforms, model, objectives, loaders, policy."""
 
+import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from trivium.action.prior import ActionPriorConfig
 from trivium.core.config import to_yaml
 from trivium.core.errors import ConfigError
 from trivium.core.files import write_json
-from trivium.core.log import console
+from trivium.core.log import console, warn
 from trivium.core.objective import Objective
 from trivium.core.rng import isolated, key, seed_all
 from trivium.core.sample import Action, Sample
@@ -65,6 +66,7 @@ class World:
         assert isinstance(robot, LeRobot), "RobotConfig.source is a LeRobotConfig"
         self.robot = robot
         _check_robot(config, robot)
+        _check_rollout(config, robot)
         self._train = select(robot, "train", config.robot.val_share)
         stats = measure([(robot, self._train)])
         self.chain: Chain = build_chain(config.transforms, stats)
@@ -74,7 +76,6 @@ class World:
         write_json(folder / "statistics.json", to_json(stats))
         write_json(folder / "environment.json", _environment(self.device))
         self.fast.save(folder / "fast.json")
-        self.controls: dict[str, np.ndarray] = {}
 
     def source(self, config: SourceConfig) -> Source:
         """Open a source, or return it where an equal one is open: its decoded frames serve all stages."""
@@ -239,3 +240,45 @@ def _check_robot(config: Run, robot: LeRobot) -> None:
             f"{config.robot.source.horizon}, the horizon of robot.source",
             "Give both the same number.",
         )
+    for stage in config.stages:
+        for bucket in stage.mixture.buckets:
+            same = getattr(bucket.source, "path", None) == config.robot.source.path and bucket.split == "train"
+            if same and bucket.val_share != config.robot.val_share:
+                raise ConfigError(
+                    f"stages.{stage.name}: val_share of bucket {bucket.name}",
+                    f"{bucket.val_share:g}",
+                    f"{config.robot.val_share:g}, as in robot.val_share",
+                    "Give both the same number, or probes are tested on what was trained on.",
+                )
+    target = config.health.target
+    if target is not None and target not in robot.truths:
+        raise ConfigError(
+            "health.target",
+            repr(target),
+            f"a truth of {config.robot.source.path}: {', '.join(robot.truths) or 'it has none'}",
+            "Name one of them, or set health.target=null to leave that probe out.",
+        )
+
+
+def _check_rollout(config: Run, robot: LeRobot) -> None:
+    """A policy is tried at the rate, with the views and in the set-up that its demonstrations were recorded in."""
+    rollout, source = config.rollout, config.robot.source
+    if rollout is None:
+        return
+    for name, here, there in (
+        ("control_hz", str(rollout.control_hz), f"{robot.info.fps:g}"),
+        ("views", ", ".join(rollout.views), ", ".join(source.views)),
+    ):
+        if here != there:
+            raise ConfigError(
+                f"rollout.{name}", here, f"{there}, as in {source.path}", "Try the policy as it was taught."
+            )
+    if rollout.execute > source.horizon:
+        raise ConfigError(
+            "rollout.execute", str(rollout.execute), f"at most {source.horizon}, the horizon", "Execute fewer commands."
+        )
+    about = Path(source.path).parent / "demo.json"
+    recorded = json.loads(about.read_text())["settings"] if about.is_file() else {}
+    for name in ("spread", "image_size"):
+        if recorded and getattr(rollout, name) != recorded[name]:
+            warn(f"rollout.{name} is {getattr(rollout, name)}, the demonstrations had {recorded[name]} ({about})")

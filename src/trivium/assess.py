@@ -2,28 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image as Pillow
 
 from trivium.assemble import World
+from trivium.core.errors import ConfigError
 from trivium.core.files import publish_folder, write_json
 from trivium.core.log import console
 from trivium.core.rng import isolated, key
 from trivium.core.sample import Action, Image, Sample, State, Text
 from trivium.data.bucket import select
 from trivium.eval.rollout import evaluate
-from trivium.probe.check import health_check
+from trivium.probe.check import Memory, health_check
 from trivium.probe.features import extract, raw_pixels
-from trivium.probe.tasks import next_actions, number_tasks, object_position, task_identity
+from trivium.probe.tasks import Target, next_actions, number_tasks, object_position, task_identity
 
 NUM_STRIPS = 6
 """Aligned (observation, action chunk) samples drawn for the report."""
 
 
 @dataclass(frozen=True, eq=False)
-class Probed:
-    """Frames that probes learn from and are tested on."""
+class _Ground:
+    """What the health checks of a run share: frames, what is asked of them, and the encoders that never change."""
 
     samples: list[Sample]
     episodes: np.ndarray
@@ -31,6 +33,12 @@ class Probed:
     """Number of the task of each frame."""
     seen: np.ndarray
     """True for frames of training episodes: probes may learn from them, and are never tested on them."""
+    targets: list[Target]
+    controls: dict[str, np.ndarray]
+    memory: Memory
+
+
+_grounds: WeakKeyDictionary[World, _Ground] = WeakKeyDictionary()
 
 
 def check_health(world: World, stage: str, step: int | None = None) -> None:
@@ -39,23 +47,19 @@ def check_health(world: World, stage: str, step: int | None = None) -> None:
     A check in the middle of a stage (`step`) is kept beside the one at its end, under <stage>-<step>.
     """
     name = stage if step is None else f"{stage}-{step:06d}"
-    found = probed(world)
-    samples = found.samples
+    if world not in _grounds:
+        _grounds[world] = _prepare(world)
+    ground = _grounds[world]
     with isolated(key(world.config.seed, "health", name)):
-        features = {"aligned": extract(world.features(world.model), samples), **_controls(world, samples)}
-        targets = [
-            object_position(samples, world.config.health.target),
-            next_actions([world.chain.forward(sample, None) for sample in samples]),
-            task_identity(found.tasks),
-        ]
         report = health_check(
             name,
-            features,
-            targets,
-            episodes=found.episodes,
-            tasks=found.tasks,
-            seen=found.seen,
+            {"aligned": extract(world.features(world.model), ground.samples), **ground.controls},
+            ground.targets,
+            episodes=ground.episodes,
+            tasks=ground.tasks,
+            seen=ground.seen,
             config=world.config.health.probe,
+            memory=ground.memory,
         )
     write_json(world.folder / f"health/{name}.json", report.model_dump(mode="json"))
     console.print(report.table())
@@ -63,8 +67,16 @@ def check_health(world: World, stage: str, step: int | None = None) -> None:
 
 
 def roll_out(world: World, label: str, episodes: int | None = None) -> None:
-    """Try the model as it stands in the simulator; write eval/<label>.json and clips beside it."""
-    config = world.config.rollout if episodes is None else world.config.rollout.replace(episodes=episodes)
+    """Try the model as it stands in the simulator; write eval/<label>.json and clips beside it.
+
+    Raises:
+        ConfigError: the run names nothing to try.
+    """
+    config = world.config.rollout
+    if config is None:
+        raise ConfigError("rollout", "null", "tasks to try the policy on", "The run's recipe has to name them.")
+    if episodes is not None:
+        config = config.replace(episodes=episodes)
     with isolated(key(world.config.seed, "rollout", label)):
         evaluate(world.policy(), config, world.folder / "eval", label)
 
@@ -89,7 +101,7 @@ def draw_samples(world: World) -> None:
     publish_folder(folder, fill)
 
 
-def probed(world: World) -> Probed:
+def _prepare(world: World) -> _Ground:
     """Read the frames that probes see: half from held-out episodes, half from the training side, spread evenly."""
     source, config = world.robot, world.config
     halves = []
@@ -98,23 +110,27 @@ def probed(world: World) -> Probed:
         number = min(len(found), config.health.num_samples // 2)
         halves.append(found[np.linspace(0, len(found) - 1, number).astype(int)])
     chosen = np.concatenate(halves)
-    return Probed(
-        samples=[source.read(int(i)) for i in chosen],
+    samples = [source.read(int(i)) for i in chosen]
+    tasks = number_tasks([source.task(int(i)) for i in chosen])
+    target = config.health.target
+    with isolated(key(config.seed, "controls")):
+        controls = {
+            "random-init": extract(world.features(world.random_twin()), samples),
+            "raw-pixels": raw_pixels(samples),
+        }
+    return _Ground(
+        samples=samples,
         episodes=source.groups()[chosen],
-        tasks=number_tasks([source.task(int(i)) for i in chosen]),
+        tasks=tasks,
         seen=np.arange(len(chosen)) >= len(halves[0]),
+        targets=[
+            *([object_position(samples, target)] if target else []),
+            next_actions([world.chain.forward(sample, None) for sample in samples]),
+            task_identity(tasks),
+        ],
+        controls=controls,
+        memory={},
     )
-
-
-def _controls(world: World, samples: list[Sample]) -> dict[str, np.ndarray]:
-    """Features of the two encoders that never change; computed once a process."""
-    if not world.controls:
-        with isolated(key(world.config.seed, "controls")):
-            world.controls = {
-                "random-init": extract(world.features(world.random_twin()), samples),
-                "raw-pixels": raw_pixels(samples),
-            }
-    return world.controls
 
 
 def _strip(sample: Sample, picture: str) -> dict:

@@ -46,7 +46,8 @@ def execute(config: Run, folder: Path) -> None:
         with clock("prepare"):
             draw_samples(world)
         saved = Checkpoints(folder / "checkpoints").find()
-        if saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():
+        tried = config.rollout is not None
+        if tried and saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():
             with clock("rollouts: untrained"):
                 roll_out(world, UNTRAINED)
         state = saved.state if saved else State(Rng(config.seed))
@@ -55,7 +56,7 @@ def execute(config: Run, folder: Path) -> None:
                 _stage(world, index, state, saved, meter, stop, clock)
                 saved = None
         last = config.stages[-1].name
-        if not (folder / f"eval/{last}.json").exists():
+        if tried and not (folder / f"eval/{last}.json").exists():
             with clock("rollouts: trained"):
                 roll_out(world, last)
     _conclude(world)
@@ -110,7 +111,7 @@ def _stage(
     checkpoints = Checkpoints(folder / "checkpoints")
     meter.begin(state, stage.steps)
     batches = work.loader.batches(state.data_position, stage.steps, stage.accumulate)
-    with clock(f"train: {stage.name}"), closing(batches):
+    with clock(f"train: {stage.name}"), closing(batches), stop.holding():
         ended = run_stage(
             work.objective,
             batches,
@@ -159,7 +160,9 @@ class Clock:
 
 
 def _conclude(world: World) -> None:
-    """Print closed-loop success by task, before and after."""
+    """Print closed-loop success by task, before and after; nothing where nothing was tried."""
+    if world.config.rollout is None:
+        return
     table = Table(title="closed-loop success, with 95 % intervals")
     for header in ("policy", "task", "success", "interval"):
         table.add_column(header)

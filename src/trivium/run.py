@@ -57,8 +57,9 @@ class CheckConfig(Config):
 
     num_samples: int = Field(default=1500, ge=100)
     """Held-out frames that features are taken of, spread evenly; 1000 to 5000. Fewer give wide intervals."""
-    target: str = "object"
-    """Name of the simulator truth whose position the probes must find (column truth.NAME of the demonstrations)."""
+    target: str | None = "object"
+    """Name of the simulator truth whose position the probes must find (column truth.NAME of the demonstrations); null
+    where nobody measured one, as on most real robots."""
     probe: HealthConfig = HealthConfig()
     """How thorough the probes are."""
 
@@ -85,8 +86,8 @@ class Run(Config):
     """The curriculum. Weights pass from each stage to the next by themselves."""
     health: CheckConfig = CheckConfig()
     """What is probed after every stage."""
-    rollout: RolloutConfig
-    """What is tried in the simulator, before the first stage and after the last."""
+    rollout: RolloutConfig | None
+    """What is tried in the simulator, before the first stage and after the last; null where there is no simulator."""
 
 
 def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:

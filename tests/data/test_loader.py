@@ -2,7 +2,10 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +140,13 @@ def test_leaving_early_leaves_no_process(toy_set):
     assert len(alive() - before) == 2
     batches.close()
     assert alive() == before
+
+
+def test_a_program_that_ends_in_the_middle_ends(toy_set):
+    code = "import sys; from test_loader import loader; held = loader(sys.argv[1], 1).batches(0, 12, 1); next(held)"
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, str(toy_set)], cwd=here, timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_ctrl_c_reaches_the_caller_and_leaves_no_process(toy_set):

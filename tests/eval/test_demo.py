@@ -18,7 +18,7 @@ from trivium.eval.demo_episode import FIRST_EVALUATION_SEED, SEEDS_PER_SET, Smoo
 
 pytestmark = pytest.mark.sim
 TASK = "handle-press-v3"
-CONFIG = DemoDataConfig(tasks=(TASK,), episodes=2, image_size=32, caption_every=6, max_steps=80)
+CONFIG = DemoDataConfig(action_noise=0.3, tasks=(TASK,), episodes=2, image_size=32, caption_every=6, max_steps=80)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import ctypes
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,8 +91,7 @@ def test_a_point_is_drawn_where_it_is_projected(view: str):
 def test_hiding_the_base_changes_no_pixel_of_the_close_view(monkeypatch: pytest.MonkeyPatch):
     pictures = []
     for unseen in (metaworld.BASE, ()):
-        view = metaworld.View("topview", position=(0.0, 0.62, 1.5), fovy=34.0, unseen=unseen)
-        monkeypatch.setitem(metaworld.VIEWS, "top", view)
+        monkeypatch.setitem(metaworld.VIEWS, "top", replace(metaworld.VIEWS["top"], unseen=unseen))
         made = MetaWorld(TASK, MetaWorldConfig(image_size=64))
         made.reset(4)
         pictures.append(made.picture("top"))

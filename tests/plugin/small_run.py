@@ -32,7 +32,7 @@ from trivium.run import CheckConfig, RobotConfig, Run, Stage
 from trivium.synth.ground import GroundConfig
 from trivium.vision.vit import VitConfig
 
-SIZE, FPS, HORIZON = 32, 10, 4
+SIZE, FPS, HORIZON = 32, 20, 4
 TASKS = ("push the block", "open the drawer")
 EPISODES, LENGTH = 16, 12
 STEPS = (6, 8)
@@ -118,7 +118,7 @@ def small_run(data: Path, workers: int = 1, save_every: int = 3) -> Run:
             num_samples=100,
             probe=HealthConfig(num_folds=2, num_sizes=1, smallest_size=16, num_components=8, hidden=4, mlp_steps=8),
         ),
-        rollout=RolloutConfig(tasks=("reach-v3",), views=("top",)),
+        rollout=RolloutConfig(tasks=("reach-v3",), views=("top",), control_hz=FPS, execute=HORIZON),
     )
 
 

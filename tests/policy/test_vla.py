@@ -108,10 +108,13 @@ def test_features_keep_place_and_see_no_answer(model: Model, layout, make) -> No
     other = make("talk", ("caption", "sea blue"))
     blank = make("blank", ("caption", "red"))
     found = [model.features(pack([layout.build(sample)], rows_per_pack=1)) for sample in (talk, other, blank)]
-    assert found[0].shape == (1, 4 * 4 * 32 + 32)
+    assert found[0].shape == (1, 4 * 4 * 32 + 2 * 2 * 32 + 32)
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
     assert not torch.allclose(found[0], found[2], atol=1e-2)
     many = model.features(pack([layout.build(sample) for sample in (talk, blank)], rows_per_pack=2))
     torch.testing.assert_close(many, torch.cat([found[0], found[2]]), atol=1e-5, rtol=1e-4)
-    patches = model.vision(pack([layout.build(talk)], rows_per_pack=1).images)
-    torch.testing.assert_close(found[0][0, :512].view(32, 16).T, patches[0], msg="4 x 4 patches are kept as they are")
+    batch = pack([layout.build(talk)], rows_per_pack=1)
+    thought = model(batch)
+    kept = found[0][0].split([32 * 16, 32 * 4, 32])
+    torch.testing.assert_close(kept[0].view(32, 16).T, model.vision(batch.images)[0])  # 4 x 4 patches as they are
+    torch.testing.assert_close(kept[1].view(32, 4).T, thought.hidden[batch.kinds == Kind.IMAGE])  # 2 x 2 tokens too

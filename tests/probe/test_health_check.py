@@ -163,6 +163,30 @@ def test_same_seed_same_report():
     assert first == second
 
 
+def test_controls_are_probed_once_and_every_subject_anew(monkeypatch):
+    rng, position, scene = _world()
+    features = {"aligned": scene, "random-init": scene @ rng.normal(size=(scene.shape[1], 20))}
+    changed = features | {"aligned": scene[:, ::-1] + rng.normal(size=scene.shape)}
+    targets = [_position(position), task_identity(TASKS)]
+    plain = [_run(part, targets).model_dump(exclude={"seconds"}) for part in (features, changed)]
+    probed = []
+
+    def reduce_by_fold(name, *rest):
+        probed.append(name)
+        return _reduce(name, *rest)
+
+    _reduce = check.reduce_by_fold
+    monkeypatch.setattr(check, "reduce_by_fold", reduce_by_fold)
+    memory = {}
+    kept = [
+        health_check("stage", part, targets, episodes=EPISODES, tasks=TASKS, config=QUICK, memory=memory)
+        for part in (features, changed)
+    ]
+    assert [report.model_dump(exclude={"seconds"}) for report in kept] == plain
+    assert probed == ["aligned", "random-init", "aligned"]
+    assert plain[0] != plain[1]
+
+
 def test_training_cannot_tell():
     """A check between two steps leaves torch's random state and its number of threads (the order of sums) alone."""
     _, position, scene = _world()

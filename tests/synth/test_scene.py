@@ -52,7 +52,8 @@ def test_captions_take_every_form_and_say_what_is_so():
         "The gripper is at x 20 y 30 and the drawer handle is at x 60 y 70.",
         "A robot arm with its open gripper near the drawer handle.",
         "The robot is about to open the drawer. The drawer handle is at x 60 y 70.",
-        "To reach the drawer handle at x 60 y 70, the gripper has to move down and right; it is 5 cm away.",
+        "To reach the drawer handle at x 60 y 70, the gripper has to move down and right in the picture; "
+        "it is 5 cm away.",
     }
     assert any("has finished" in caption(scene(done=True), rng) for _ in range(30))
     assert any("closed gripper" in caption(scene(opening=0.2), rng) for _ in range(30))

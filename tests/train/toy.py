@@ -147,7 +147,7 @@ def train(
     resumed = state.stage_index if saved else -1
     seed_all(key(SEED, "model"))
     model = Model()
-    with Guard() as stop, Meter(folder, state) as meter:
+    with Guard() as stop, Meter(folder, state) as meter, stop.holding():
         for index, stage in enumerate(plan):
             if index < resumed:
                 continue

@@ -40,7 +40,8 @@ class MlpConnector(nn.Module):
         """Build; `num_tokens` is what one picture becomes."""
         super().__init__()
         self.grid, self.shuffle = grid, shuffle
-        self.num_tokens = (grid[0] // shuffle) * (grid[1] // shuffle)
+        self.token_grid = (grid[0] // shuffle, grid[1] // shuffle)
+        self.num_tokens = self.token_grid[0] * self.token_grid[1]
         folded = width_in * shuffle**2
         self.norm = nn.LayerNorm(folded)
         self.rise = nn.Linear(folded, width_out)

@@ -1,5 +1,6 @@
 """Batches of a plan, read ahead by worker processes; what comes out does not depend on how many there are."""
 
+import atexit
 import signal
 import traceback
 from collections.abc import Generator, Mapping
@@ -83,6 +84,9 @@ class Loader(Dataset):
             multiprocessing_context="fork" if workers else None,
         )
         made = iter(loader)
+        # A program that ends while it holds this generator would wait for ever for workers that ignore SIGTERM.
+        leave = getattr(made, "_shutdown_workers", lambda: None)
+        atexit.register(leave)
         try:
             for _ in range(start, stop):
                 step = [next(made) for _ in range(accumulate)]
@@ -91,8 +95,9 @@ class Loader(Dataset):
                         raise batch.error from RuntimeError(batch.trace)
                 yield step
         finally:
-            # A Ctrl-C or a break ends the generator here; dropping the iterator stops its processes.
-            del made
+            # A Ctrl-C or a break ends the generator here.
+            atexit.unregister(leave)
+            leave()
 
     def _row(self, number: int, bucket: str, i: int) -> Row:
         source = self.sources[bucket]

@@ -29,13 +29,14 @@ from trivium.eval.sim.metaworld import MetaWorldConfig, check_views, load_simula
 class DemoDataConfig(MetaWorldConfig):
     """Demonstrations to record, and the captions, spatial questions and texts that go with them."""
 
-    tasks: tuple[str, ...] = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-side-v3")
+    tasks: tuple[str, ...] = ("button-press-topdown-v3", "faucet-open-v3", "door-unlock-v3")
     """Meta-World v3 names; the order decides the order of the episodes in the set."""
     episodes: int = Field(default=100, ge=1, le=100_000)
     """Successful episodes a task; 25 are too few to find an object in pictures, 80 and more work."""
-    action_noise: float = Field(default=0.3, ge=0, le=2)
+    action_noise: float = Field(default=0.5, ge=0, le=2)
     """Largest spread of the smooth noise on executed moves (the recorded label stays the expert's clean action), so
-    that the policy sees how to come back; 0 records perfect episodes only, at 0.5 every tenth fails."""
+    that the policy sees how to come back; 0 records perfect episodes only. How much an expert bears depends on the
+    task; what fails is not kept, and is counted."""
     steps_after_success: int = Field(default=5, ge=0, le=200)
     """Control steps (1 / `control_hz` seconds) that are kept after the first success."""
     max_steps: int = Field(default=150, ge=10, le=2000)

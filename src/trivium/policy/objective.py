@@ -127,13 +127,22 @@ class VlaObjective(Objective):
         return losses
 
     def fake_batch(self) -> Batch:
-        """Make one row with a robot sample and a caption."""
+        """Make one row with a robot sample, which answers a word before it acts, and a caption."""
         per_image, vocab = self.connect.num_tokens, self.language.vocab
         picture = np.zeros((self.vision.image_size, self.vision.image_size, 3), np.uint8)
         head = self.action
         acts = [vocab.extra_start + i for i in range(min(4, vocab.num_extra))]
-        robot = _fake(per_image, [1, 2, 3], acts)
-        caption = _fake(per_image, [1, 4, 5, vocab.end], [])
+        look = (Kind.IMAGE, [0] * per_image, False)
+        robot = _fake(
+            look,
+            (Kind.TEXT, [1, 2, 3], False),
+            (Kind.STATE, [0], False),
+            (Kind.TEXT, [4], False),
+            (Kind.TEXT, [5, vocab.end], True),
+            (Kind.ACTION, acts[:1], False),
+            (Kind.ACTION, acts[1:], True),
+        )
+        caption = _fake(look, (Kind.TEXT, [1], False), (Kind.TEXT, [4, 5, vocab.end], True))
         shared: dict[str, Any] = {"images": (picture,)}
         rows = [
             Row(
@@ -181,14 +190,13 @@ def cross_entropy_sum(
     return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
 
 
-def _fake(per_image: int, words: list[int], acts: list[int]) -> dict[str, Any]:
-    """Make the token fields of a row: a picture, words, and either a state and action tokens or a loss on the words."""
-    state = [0] if acts else []
-    parts = [(Kind.IMAGE, [0] * per_image), (Kind.TEXT, words), (Kind.STATE, state), (Kind.ACTION, acts)]
-    tokens = np.array([token for _, ids in parts for token in ids], np.int64)
-    kinds = np.array([int(kind) for kind, ids in parts for _ in ids], np.int64)
+def _fake(*spans: tuple[Kind, list[int], bool]) -> dict[str, Any]:
+    """Make the token fields of a row from (kind, ids, whether a loss is taken on them)."""
+    parts = [span for span in spans if span[1]]
+    tokens = np.array([token for _, ids, _ in parts for token in ids], np.int64)
+    kinds = np.array([int(kind) for kind, ids, _ in parts for _ in ids], np.int64)
+    learned = np.array([loss for _, ids, loss in parts for _ in ids], bool)
     targets = np.full(len(tokens), IGNORE, np.int64)
-    learned = len(acts or words) - 1
-    targets[len(tokens) - 1 - learned : -1] = tokens[len(tokens) - learned :]
-    counts = {kind.name.lower(): len(ids) for kind, ids in parts if ids}
+    targets[:-1] = np.where(learned[1:], tokens[1:], IGNORE)
+    counts = {kind.name.lower(): int((kinds == kind).sum()) for kind, _, _ in parts}
     return {"tokens": tokens, "kinds": kinds, "targets": targets, "counts": counts, "length": len(tokens)}

@@ -125,22 +125,28 @@ class Model(nn.Module):
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
         """Return one vector a document that keeps where things are: what probes read.
 
-        The vision patches averaged in `cells` x `cells` regions and laid side by side, for every picture in order,
-        then the mean of the trunk's hidden states over the prompt. A mean over the whole picture would forget
-        positions. Every document must have the same number of pictures.
+        The vision patches of every picture in order, then what the trunk makes of the pictures' tokens, both averaged
+        in at most `cells` x `cells` regions and laid side by side; last the mean of the trunk's hidden states over the
+        prompt. A mean over the whole picture would forget positions. Every document must have as many pictures.
         """
         thought = self(batch)
         documents = torch.arange(len(batch.ids), device=thought.hidden.device)
         index, mask = HiddenContext()(batch, thought.visible, documents, thought.hidden.float(), None)
         parts = [index.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)]
         if thought.patches is not None:
-            square = thought.patches.float().unflatten(1, self.vision.grid).permute(0, 3, 1, 2)
-            pooled = F.adaptive_avg_pool2d(square, cells).flatten(1)
             owners = given(batch.images_document, "images_document")
             count = torch.bincount(owners, minlength=len(documents))
             assert bool((count == count[0]).all()), "features need the same number of pictures in every sample"
-            parts.insert(0, pooled.view(len(documents), -1))
+            tokens = thought.hidden[given(batch.kinds, "kinds") == Kind.IMAGE].unflatten(0, (len(owners), -1))
+            seen = ((thought.patches, self.vision.grid), (tokens, self.connect.token_grid))
+            parts = [_regions(maps, grid, cells).reshape(len(documents), -1) for maps, grid in seen] + parts
         return torch.cat(parts, 1)
+
+
+def _regions(maps: Float[Tensor, "n p d"], grid: tuple[int, int], cells: int) -> Float[Tensor, "n e"]:
+    """Average the vectors of each picture in at most `cells` x `cells` regions and lay the regions side by side."""
+    square = maps.float().unflatten(1, grid).permute(0, 3, 1, 2)
+    return F.adaptive_avg_pool2d(square, (min(cells, grid[0]), min(cells, grid[1]))).flatten(1)
 
 
 def _put(

@@ -1,9 +1,11 @@
 """The health check of one stage: the same probes over the stage's encoder and its controls, and a verdict."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -57,6 +59,13 @@ class _Ground:
     """Episode of every sample as a number: those that are tested first, 0..e-1, then those that never are."""
     tasks: Int[np.ndarray, " n"]
     weights: Float[np.ndarray, "r e"]
+    memory: "Memory"
+
+
+Memory = dict[tuple[str, str], Any]
+"""What controls gave in an earlier check of the same samples, by (encoder, what)."""
+
+T = TypeVar("T")
 
 
 def health_check(
@@ -69,6 +78,7 @@ def health_check(
     seen: Bool[np.ndarray, " n"] | None = None,
     config: HealthConfig | None = None,
     subject: str = "aligned",
+    memory: Memory | None = None,
 ) -> HealthReport:
     """Probe frozen features of the SAME samples from several encoders and compare `subject` with every other one.
 
@@ -76,7 +86,8 @@ def health_check(
     part of a fold (the labels of a training draw are what the learning curve counts, so all training features may
     be used there). `seen` marks samples of episodes that the encoder was trained on: probes learn from them in every
     fold, but are never tested on them. R2 is taken against the mean of the same task: telling tasks apart earns
-    nothing.
+    nothing. Controls never change: a `memory` handed from check to check of the same samples, targets and settings
+    spares probing them again.
 
     Raises:
         DataError: too few episodes, features that are not finite, or a target without answers that differ.
@@ -85,14 +96,22 @@ def health_check(
     config = config or HealthConfig()
     _validate(features, targets, episodes, tasks, subject)
     ground = _prepare(episodes, tasks, np.zeros(len(episodes), bool) if seen is None else seen, config)
+    # The subject is another one in every check, so it is remembered for this one alone.
+    ground.memory.update({kept: found for kept, found in (memory or {}).items() if kept[0] != subject})
     with _one_thread():
         both = {
-            name: reduce_by_fold(name, matrix, ground.folds, config.num_components, config.seed)
+            name: _remember(
+                ground,
+                (name, "reduced"),
+                partial(reduce_by_fold, name, matrix, ground.folds, config.num_components, config.seed),
+            )
             for name, matrix in features.items()
         }
         reduced, notes = {name: parts for name, (parts, _) in both.items()}, [note for _, note in both.values()]
         results = tuple(_probe_target(target, reduced, ground, subject) for target in targets)
         leak = _leak(reduced[subject], ground)
+    if memory is not None:
+        memory.update({kept: found for kept, found in ground.memory.items() if kept[0] != subject})
     return HealthReport(
         stage=stage,
         subject=subject,
@@ -151,7 +170,13 @@ def _prepare(episodes: np.ndarray, tasks: np.ndarray, seen: np.ndarray, config: 
         assert not np.isin(episodes[fold.train], episodes[fold.test]).any(), "an episode stands on both sides"
         fold_of[number[fold.test]] = place
     weights = resample(fold_of, 1000, numpy_rng(config.seed, "probe", "bootstrap"))
-    return _Ground(config, folds, number, tasks, weights)
+    return _Ground(config, folds, number, tasks, weights, {})
+
+
+def _remember(ground: _Ground, kept: tuple[str, str], make: Callable[[], T]) -> T:
+    if kept not in ground.memory:
+        ground.memory[kept] = make()
+    return ground.memory[kept]
 
 
 def _probe_target(target: Target, reduced: dict[str, list[np.ndarray]], ground: _Ground, subject: str) -> TargetResult:
@@ -161,7 +186,11 @@ def _probe_target(target: Target, reduced: dict[str, list[np.ndarray]], ground: 
     sizes = log_sizes(config.smallest_size, min(len(fold.train) for fold in folds), config.num_sizes)
     curves, draws = [], {}
     for encoder, parts in reduced.items():
-        cells = [_cell(target, columns, parts, folds, ground, size) for size in sizes.tolist()]
+        cells = _remember(
+            ground,
+            (encoder, target.name),
+            lambda parts=parts: [_cell(target, columns, parts, folds, ground, size) for size in sizes.tolist()],
+        )
         for probe in ("linear", "mlp"):
             scores = np.stack([cell[probe][0].score(ground.weights) for cell in cells], 1)
             draws[encoder, probe] = scores

@@ -70,7 +70,7 @@ def _task(scene: Scene) -> str:
 def _reach(scene: Scene) -> str:
     way = heading(scene)
     return (
-        f"to reach the {scene.object.name} at {scene.object.position}, the gripper has to move {way}; "
+        f"to reach the {scene.object.name} at {scene.object.position}, the gripper has to move {way} in the picture; "
         f"it is {_away(scene)} away."
     )
 

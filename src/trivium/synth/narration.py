@@ -29,7 +29,7 @@ def narration(scenes: Sequence[Scene], seconds: float, rng: np.random.Generator)
     )
     approach = (
         f"In the picture the {thing} lies {way} from the gripper, so the gripper moves {way}.",
-        f"It moves the gripper {way} until it is {closest} cm from the {thing}.",
+        f"The gripper moves {way} in the picture until it is {closest} cm from the {thing}.",
     )
     ending = (
         f"The {thing} moves {moved} cm." if moved >= 2 else f"The {thing} stays where it is.",

@@ -103,6 +103,11 @@ class LeRobot(Source):
         """`robot_type` of the set."""
         return self.info.raw.get("robot_type") or ""
 
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """Names of the simulator truths that samples carry."""
+        return tuple(key.removeprefix(TRUTH) for key in self._truth)
+
     def groups(self) -> Int[np.ndarray, " n"]:
         """Return the episode of every frame."""
         return self._frames["episode_index"].astype(np.int64)

@@ -43,8 +43,8 @@ class View:
 
 
 VIEWS = {
-    # Close and straight down: 1 cm on the table is 1.2 pixels at 112 px, everywhere alike, and the arm hides little.
-    "top": View("topview", position=(0.0, 0.62, 1.5), fovy=34.0, unseen=BASE),
+    # Close and straight down: 1 cm on the table is 1.5 pixels at 112 px, everywhere alike, and the arm hides little.
+    "top": View("topview", position=(0.0, 0.67, 1.5), fovy=28.0, unseen=BASE),
     # Moved closer: at 112 px the stock corner2 spends two thirds of its pixels on the table's far side and the wall.
     "corner2": View("corner2", position=(0.75, 0.075, 0.7), upside_down=True),
     "corner": View("corner", upside_down=True),

@@ -1,0 +1,88 @@
+"""What a run refuses before it begins: parts, demonstrations, checks and rollouts that do not fit one another."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import small_run
+
+from trivium import curriculum
+from trivium.assemble import World
+from trivium.core.errors import ConfigError
+from trivium.run import Run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run.write_set(tmp_path_factory.mktemp("recorded") / "set")
+
+
+@pytest.fixture
+def config(data: Path) -> Run:
+    return small_run.small_run(data)
+
+
+def refused(config: Run, folder: Path, *said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        World(config, folder)
+    for part in said:
+        assert part in str(error.value)
+    assert not list(folder.iterdir())  # nothing was written for a run that could not begin
+
+
+def test_dimensions_of_the_robot_are_checked_against_its_set(config: Run, tmp_path: Path):
+    refused(config.replace(robot=config.robot.replace(state_dim=7)), tmp_path, "robot.state_dim", "7", "3, as in")
+    refused(config.replace(robot=config.robot.replace(action_dim=1)), tmp_path, "robot.action_dim", "2, as in")
+
+
+def test_horizons_of_data_and_model_are_one(config: Run, tmp_path: Path):
+    action = config.model.action.replace(horizon=9)
+    refused(config.replace(model=config.model.replace(action=action)), tmp_path, "model.action.horizon", "9", "4")
+
+
+def test_probes_are_never_tested_on_what_was_trained_on(config: Run, tmp_path: Path):
+    other = config.replace(robot=config.robot.replace(val_share=0.3))
+    refused(other, tmp_path, "stages.prior: val_share of bucket motion", "0.5", "0.3, as in robot.val_share")
+
+
+def test_a_truth_that_the_set_lacks_is_named_before_anything_is_trained(config: Run, tmp_path: Path):
+    other = config.replace(health=config.health.replace(target="cup"))
+    refused(other, tmp_path, "health.target", "'cup'", "object, object_image", "health.target=null")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"control_hz": 40}, ("rollout.control_hz", "40", "20, as in")),
+        ({"views": ("corner2",)}, ("rollout.views", "corner2", "top, as in")),
+        ({"execute": 5}, ("rollout.execute", "5", "at most 4")),
+    ],
+)
+def test_a_policy_is_tried_as_it_was_taught(config: Run, tmp_path: Path, changes: dict, said: tuple[str, ...]):
+    assert config.rollout
+    refused(config.replace(rollout=config.rollout.replace(**changes)), tmp_path, *said)
+
+
+def test_another_placement_than_the_recorded_one_is_said_aloud(
+    config: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert config.rollout
+    about = data.parent / "demo.json"
+    settings = config.rollout.replace(spread=2.0).model_dump(mode="json")
+    about.write_text(json.dumps({"settings": settings}))
+    try:
+        World(config, tmp_path)
+    finally:
+        about.unlink()
+    assert re.search(r"warning: rollout.spread is 1.0, the demonstrations had 2.0", capsys.readouterr().out)
+
+
+def test_a_robot_without_simulator_and_truth_is_trained_and_probed(config: Run, tmp_path: Path):
+    bare = config.replace(rollout=None, health=config.health.replace(target=None), stages=config.stages[:1])
+    curriculum.execute(bare, tmp_path)
+    assert not (tmp_path / "eval").exists()
+    report = json.loads((tmp_path / "health/prior.json").read_text())
+    assert [target["name"] for target in report["targets"]] == ["next actions", "task identity"]
+    with pytest.raises(ConfigError, match="rollout"):
+        curriculum.evaluate(tmp_path, 5)
