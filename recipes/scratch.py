@@ -1,6 +1,6 @@
 """All six kinds of stage from random weights: what to copy when you start a recipe of your own.
 
-Commands    trivium demo-data data/quickstart && trivium train recipes/scratch.py
+Commands    trivium demo-data data/quickstart --episodes 150 && trivium train recipes/scratch.py
 Hardware    2 CPU cores, no GPU, no pretrained weights; not timed yet
 """
 

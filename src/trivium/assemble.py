@@ -278,7 +278,8 @@ def _check_rollout(config: Run, robot: LeRobot) -> None:
             "rollout.execute", str(rollout.execute), f"at most {source.horizon}, the horizon", "Execute fewer commands."
         )
     about = Path(source.path).parent / "demo.json"
-    recorded = json.loads(about.read_text())["settings"] if about.is_file() else {}
+    recorded = json.loads(about.read_text()).get("settings", {}) if about.is_file() else {}
     for name in ("spread", "image_size"):
-        if recorded and getattr(rollout, name) != recorded[name]:
-            warn(f"rollout.{name} is {getattr(rollout, name)}, the demonstrations had {recorded[name]} ({about})")
+        here = getattr(rollout, name)
+        if recorded.get(name, here) != here:
+            warn(f"rollout.{name} is {here}, the demonstrations had {recorded[name]} ({about})")

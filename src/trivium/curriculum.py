@@ -123,7 +123,7 @@ def _stage(
             every=((stage.eval_every, lambda now: check_health(world, stage.name, now.step)),),
             stop=stop,
         )
-    if not ended:
+    if not ended or stop():
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)
     if not (folder / f"health/{stage.name}.json").exists():
