@@ -22,14 +22,14 @@ FLOORS = {
     )
     for name in names.split()
 }
-"""Folder to floor. Files at the top of the package count as one folder, "run", except cli.py above them."""
+"""Folder to floor. Files at the top of the package count as one folder, "run"."""
 
 
 def part(module: Path) -> str:
     """Return the folder that decides about a module; the package's own __init__.py belongs to none ("")."""
     if len(module.parts) > 1:
         return module.parts[0]
-    return {"__init__": "", "cli": "cli"}.get(module.stem, "run")
+    return "" if module.stem == "__init__" else "run"
 
 
 def imports(file: Path, root: Path) -> Iterator[Path]:
@@ -118,13 +118,13 @@ def test_upward_imports_are_seen_wherever_they_hide(tmp_path):
         policy__vla="from trivium.vision import encoder\n",
         data__plan="from trivium.vision.encoder import Encoder\n",
         data__row="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import trivium.vision.encoder\n",
-        data__pack="def f():\n    from trivium import cli\n",
+        data__pack="def f():\n    from trivium.cli import main\n",
         data__source__a="from ...vision import encoder\n",
-        cli="import trivium.data.plan\n",
+        cli__main="import trivium.data.plan\n",
     )
     sentence = "data (floor 2) may not see vision (floor 3)"
     assert violations(root) == [
-        "data/pack.py imports cli.py: data (floor 2) may not see cli (floor 7)",
+        "data/pack.py imports cli/main.py: data (floor 2) may not see cli (floor 7)",
         f"data/plan.py imports vision/encoder.py: {sentence}",
         f"data/row.py imports vision/encoder.py: {sentence}",
         f"data/source/a.py imports vision/encoder.py: {sentence}",

@@ -266,7 +266,7 @@ def _check_rollout(config: Run, robot: LeRobot) -> None:
     if rollout is None:
         return
     for name, here, there in (
-        ("control_hz", str(rollout.control_hz), f"{robot.info.fps:g}"),
+        ("control_hz", str(rollout.control_hz), f"{robot.fps:g}"),
         ("views", ", ".join(rollout.views), ", ".join(source.views)),
     ):
         if here != there:

@@ -56,5 +56,5 @@ def test_a_wrong_name_is_met_with_the_right_ones():
 
 def test_actions_come_back_unchanged():
     step = Ground(GroundConfig())
-    assert step.inverse(ACTION.values) is ACTION.values
+    assert step.inverse(ACTION.values, frame(0.4, 0.4)) is ACTION.values
     assert not step.pixels

@@ -31,8 +31,13 @@ class Transform(ABC):
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
         """Return the changed sample; without `rng` nothing is drawn (evaluation, counting, serving)."""
 
-    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
-        """Undo `forward` on an action chunk; `embodiment` may be left out where only one robot is known."""
+    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
+        """Undo `forward` on an action chunk.
+
+        Args:
+            action: what a policy answered.
+            observation: what it was asked about, as it was before this step: its robot and its state are known.
+        """
         return action
 
 
@@ -49,10 +54,13 @@ class Chain(Transform):
             sample = step.forward(sample, rng)
         return sample
 
-    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
-        """Run every inverse, last step first."""
-        for step in reversed(self.steps):
-            action = step.inverse(action, embodiment)
+    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
+        """Run every inverse, last step first, each with the observation as that step met it."""
+        met = [observation]
+        for step in self.steps[:-1]:
+            met.append(met[-1] if step.pixels else step.forward(met[-1], None))
+        for step, seen in zip(reversed(self.steps), reversed(met), strict=False):
+            action = step.inverse(action, seen)
         return action
 
 
@@ -92,13 +100,9 @@ class Normalize(Transform):
 
         return replace(sample, segments=tuple(map(scaled, sample.segments)))
 
-    def inverse(self, action: Float[np.ndarray, "k a"], embodiment: str | None = None) -> Float[np.ndarray, "k a"]:
+    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
         """Return the action in physical units."""
-        if embodiment is None:
-            robots = [robot for robot, column in self._scales if column == "action"]
-            assert len(robots) == 1, f"name the embodiment: statistics of {robots} are known"
-            embodiment = robots[0]
-        center, half = self._scale_of(embodiment, "action", "an action to be executed", action.shape[-1])
+        center, half = self._scale_of(observation.embodiment, "action", "an action to be executed", action.shape[-1])
         return (action * half + center).astype(np.float32)
 
     def _scale_of(self, robot: str, column: str, where: str, width: int) -> tuple[np.ndarray, np.ndarray]:

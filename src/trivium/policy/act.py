@@ -63,4 +63,4 @@ class VlaPolicy:
                 "Look at the losses of the checkpoint; its weights are broken.",
             )
         pairs = zip(chunks, observations, strict=True)
-        return np.stack([self.transform.inverse(chunk, sample.embodiment) for chunk, sample in pairs])
+        return np.stack([self.transform.inverse(chunk, sample) for chunk, sample in pairs])

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import UInt8
 from pydantic import Field
 
-from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.rng import key as hash_key
-from trivium.core.sample import Action, Image, Sample, Segment, State, Text
-from trivium.data.align import chunk, history
+from trivium.data.source.episode import EpisodeConfig, EpisodeSource, Trajectories
 from trivium.data.source.lerobot_meta import (
     feature,
     fingerprint,
@@ -24,7 +22,7 @@ from trivium.data.source.lerobot_meta import (
     read_info,
     read_tasks,
 )
-from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.source import digest
 from trivium.data.source.video import RecentFrames, SharedFrames, VideoError, VideoReader, check_video
 
 STATE = "observation.state"
@@ -34,18 +32,10 @@ TRUTH = "truth."
 NUMERIC = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
-class LeRobotConfig(Config):
-    """A LeRobot v3.0 data set on disk."""
+class LeRobotConfig(EpisodeConfig):
+    """A LeRobot v3.0 data set on disk: the folder that holds meta/info.json."""
 
     kind: Literal["lerobot"] = "lerobot"
-    path: str
-    """Folder that holds meta/info.json, relative to where the command runs."""
-    views: tuple[str, ...]
-    """Cameras to read, by short name ("corner2" for observation.images.corner2), in this order; () reads no video."""
-    horizon: int = Field(ge=1)
-    """Steps in an action chunk, 8 to 50 as a rule: longer commits the robot for longer without looking."""
-    history: int = Field(default=1, ge=1)
-    """Frames of each camera up to the present one; 1 is the present alone. Cost grows in proportion."""
     paraphrase: bool = True
     """Draw the instruction from the set's paraphrases of the task, where it has some (always the same one for a frame);
     False shows the task sentence itself."""
@@ -58,137 +48,74 @@ class LeRobotConfig(Config):
         return LeRobot(self)
 
 
-class LeRobot(Source):
-    """One sample a frame: pictures of each view, the instruction, the state, and the chunk of actions that follows.
+class LeRobot(EpisodeSource):
+    """A LeRobot v3.0 set.
 
     Raises:
         DataError: the folder is not a whole v3.0 set; the text names the file, and episode and frame if there is one.
     """
 
+    config: LeRobotConfig
+
     def __init__(self, config: LeRobotConfig) -> None:
-        self.config = config
         self.root = Path(config.path)
-        self.name = self.root.name
-        self.info = read_info(self.root)
-        self.license = str(self.info.extra.get("license") or _readme_license(self.root))
-        feature(self.info, STATE, "path")
-        feature(self.info, ACTION, "path")
+        self.info = info = read_info(self.root)
+        feature(info, STATE, "path")
+        feature(info, ACTION, "path")
         self._cameras = {view: CAMERA + view for view in config.views}
         for camera in self._cameras.values():
-            _check_camera(self.root, feature(self.info, camera, "views"))
-        self._truth = tuple(
-            key for key, what in self.info.features.items() if key.startswith(TRUTH) and what["dtype"] in NUMERIC
-        )
-        self._tasks = read_tasks(self.info)
-        self.episodes = read_episodes(self.info, tuple(self._cameras.values()))
-        self._frames = read_frames(self.info, self.episodes, (STATE, ACTION, *self._truth))
+            _check_camera(self.root, feature(info, camera, "views"))
+        truths = [key for key, what in info.features.items() if key.startswith(TRUTH) and what["dtype"] in NUMERIC]
+        self._tasks = read_tasks(info)
+        self.episodes = read_episodes(info, tuple(self._cameras.values()))
+        self._frames = read_frames(info, self.episodes, (STATE, ACTION, *truths))
         self._check_tasks()
-        self._names = {"state": self.info.names(STATE), "action": self.info.names(ACTION)}
-        lengths = self.episodes.end - self.episodes.begin
-        self._episode_of = np.repeat(np.arange(len(lengths)), lengths)
+        found = Trajectories(
+            fps=info.fps,
+            number=self.episodes.number,
+            end=self.episodes.end,
+            state=self._frames[STATE],
+            action=self._frames[ACTION],
+            state_names=info.names(STATE),
+            action_names=info.names(ACTION),
+            tasks=tuple(self._tasks),
+            task=self._frames["task_index"],
+            truth={key.removeprefix(TRUTH): self._frames[key] for key in truths},
+            embodiment=info.raw.get("robot_type") or "",
+        )
+        license_name = str(info.extra.get("license") or _readme_license(self.root))
+        cameras = {
+            key.removeprefix(CAMERA): info.picture_size(key)
+            for key, what in info.features.items()
+            if key.startswith(CAMERA) and what["dtype"] == "video"
+        }
+        super().__init__(config, self.root.name, license_name, found, cameras)
         files = self._check_videos()
         self.fingerprint = digest(
-            config.model_dump(exclude={"path", "cache_gb"}), fingerprint(self.info, self._frames, self.episodes)
+            config.model_dump(exclude={"path", "cache_gb"}), fingerprint(info, self._frames, self.episodes)
         )
         num_bytes, cache_bytes = sum(3 * math.prod(size) for size in files.values()), int(config.cache_gb * 1e9)
         frames = SharedFrames(files) if num_bytes <= cache_bytes else RecentFrames(cache_bytes)
-        self._videos = VideoReader(self.info.fps, frames)
+        self._videos = VideoReader(info.fps, frames)
 
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return int(self.episodes.end[-1])
-
-    @property
-    def embodiment(self) -> str:
-        """`robot_type` of the set."""
-        return self.info.raw.get("robot_type") or ""
-
-    @property
-    def truths(self) -> tuple[str, ...]:
-        """Names of the simulator truths that samples carry."""
-        return tuple(key.removeprefix(TRUTH) for key in self._truth)
-
-    def groups(self) -> Int[np.ndarray, " n"]:
-        """Return the episode of every frame."""
-        return self._frames["episode_index"].astype(np.int64)
-
-    def columns(self) -> Mapping[str, Float32[np.ndarray, "_ _"]]:
-        """Return "state" and "action" of every frame."""
-        return {"state": self._frames[STATE], "action": self._frames[ACTION]}
-
-    def names(self, column: str) -> tuple[str, ...]:
-        """Return the names of the dimensions of "state" or "action"."""
-        return self._names[column]
-
-    def chunks(self, i: Int[np.ndarray, " n"]) -> tuple[Float32[np.ndarray, "n k a"], Bool[np.ndarray, "n k"]]:
-        """Return the action chunks of many frames at once, and which of their steps are real."""
-        index, valid = chunk(i, self.episodes.end[self._episode_of[i]], self.config.horizon)
-        return self._frames[ACTION][index], valid
-
-    def task(self, i: int) -> str:
-        """Return the task sentence of frame `i`, whatever paraphrase its sample shows."""
-        return self._tasks[int(self._frames["task_index"][i])]
-
-    def peek(self, i: int) -> Sample:
-        """Return frame `i` with blank pictures."""
-        return self._sample(i, decode=False)
-
-    def read(self, i: int) -> Sample:
-        """Return frame `i`.
-
-        Raises:
-            DataError: a picture cannot be decoded; the text names file, episode and frame.
-        """
-        return self._sample(i, decode=True)
-
-    def _sample(self, i: int, decode: bool) -> Sample:
-        e = self._episode_of[i]
-        begin, number = int(self.episodes.begin[e]), int(self.episodes.number[e])
-        sample_id = f"{self.name}/{number}/{i - begin}"
-        time_s = (i - begin) / self.info.fps
-        values, valid = self.chunks(np.asarray([i]))
-        segments: list[Segment] = [*self._images(i, int(e), decode)]
-        segments.append(Text(text=self._instruction(i, sample_id), role="instruction", time_s=time_s))
-        segments.append(State(values=self._frames[STATE][i], names=self.names("state"), time_s=time_s))
-        segments.append(Action(values=values[0], valid=valid[0], names=self.names("action"), time_s=time_s))
-        return Sample(
-            id=sample_id,
-            segments=tuple(segments),
-            source=self.name,
-            license=self.license,
-            embodiment=self.embodiment,
-            truth={key.removeprefix(TRUTH): self._frames[key][i] for key in self._truth},
-        )
-
-    def _images(self, i: int, e: int, decode: bool) -> list[Image]:
-        begin = int(self.episodes.begin[e])
-        frames, _ = history(np.asarray([i]), np.asarray([begin]), self.config.history)
-        return [
-            Image(
-                pixels=self._pixels(view, e, int(frame) - begin) if decode else blank(*self.info.picture_size(camera)),
-                view=view,
-                time_s=(int(frame) - begin) / self.info.fps,
-            )
-            for view, camera in self._cameras.items()
-            for frame in frames[0]
-        ]
-
-    def _pixels(self, view: str, e: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
+    def picture(self, view: str, place: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one picture of a video."""
         camera = self._cameras[view]
-        file = self.episodes.video_file[camera][e]
-        number = round(self.episodes.video_begin[camera][e] * self.info.fps) + frame
+        file = self.episodes.video_file[camera][place]
+        number = round(self.episodes.video_begin[camera][place] * self.info.fps) + frame
         try:
             pixels = self._videos.frame(file, number)
         except VideoError as fault:
             raise DataError(
-                f"{file}: episode {self.episodes.number[e]}, frame {frame}",
+                f"{file}: episode {self.episodes.number[place]}, frame {frame}",
                 str(fault),
                 "a picture that can be decoded",
                 "Copy that file again, or record the episode again.",
             ) from fault
         return pixels
 
-    def _instruction(self, i: int, sample_id: str) -> str:
+    def instruction(self, i: int, sample_id: str) -> str:
+        """Return the task sentence, or a paraphrase of it, always the same one for a frame."""
         task = self.task(i)
         others = self.info.extra.get("paraphrases", {}).get(task, ()) if self.config.paraphrase else ()
         choices = (task, *others)

@@ -1,14 +1,12 @@
-"""The command line: one word a verb, one required argument, errors in one paragraph."""
+"""The verbs of the command line; each imports what it needs when it runs, so that --help is quick."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from trivium.core.errors import TriviumError
+from trivium.cli import data
+from trivium.cli.failure import explained
 from trivium.core.log import note
 
 app = typer.Typer(
@@ -18,25 +16,11 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data.app)
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (.py with a function `recipe()`) or a resolved config.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes, such as stages.1.steps=500.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder that `trivium train` made.")]
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn an error that a user can mend into one paragraph on stderr and exit code 2."""
-    try:
-        yield
-    except TriviumError as error:
-        said = Console(stderr=True)
-        said.print(f"{type(error).__name__}: ", style="bold red", end="")
-        said.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        note("Interrupted; nothing half-written is left. The same command goes on from here.")
-        raise typer.Exit(130) from error
 
 
 @app.command()
@@ -44,7 +28,7 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print every setting of a recipe with its meaning, and who learns in which stage."""
     from trivium import explain, run
 
-    with _explained():
+    with explained():
         explain.show(run.load(recipe, overrides or []))
 
 
@@ -60,7 +44,7 @@ def train(
     from trivium import curriculum, run
     from trivium.report.page import write_report
 
-    with _explained():
+    with explained():
         config = run.load(recipe, overrides or [])
         folder = run_folder or Path("runs") / config.name
         curriculum.execute(config, folder)
@@ -80,7 +64,7 @@ def demo_data(
     from trivium.eval.demo import DemoDataConfig, record
     from trivium.eval.sim.task import TASKS
 
-    with _explained():
+    with explained():
         names = tuple(TASKS) if tasks == "all" else tuple(name for name in tasks.split(",") if name)
         config = DemoDataConfig(episodes=episodes, views=tuple(views.split(",")), seed=seed)
         config = config.replace(tasks=names) if names else config
@@ -97,7 +81,7 @@ def evaluate(
     """Roll the newest checkpoint of a run out in the simulator; success with its 95 % interval."""
     from trivium import curriculum
 
-    with _explained():
+    with explained():
         curriculum.evaluate(folder, episodes)
 
 
@@ -106,7 +90,7 @@ def check(folder: RunFolder) -> None:
     """Run the transferability health check on the newest checkpoint of a run."""
     from trivium import curriculum
 
-    with _explained():
+    with explained():
         curriculum.check(folder)
 
 
@@ -115,5 +99,5 @@ def report(folder: RunFolder) -> None:
     """Write the run's report: one self-contained HTML file."""
     from trivium.report.page import write_report
 
-    with _explained():
+    with explained():
         note(f"report: {write_report(folder)}")

@@ -1,0 +1,3 @@
+"""The command line: one word a verb, one required argument, errors in one paragraph."""
+
+from trivium.cli.main import app as app

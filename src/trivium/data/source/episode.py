@@ -1,0 +1,221 @@
+"""What every set of robot episodes can do, whatever its format: one sample a frame, from tables and pictures."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, UInt8
+from pydantic import Field
+
+from trivium.core.config import Config
+from trivium.core.errors import DataError
+from trivium.core.sample import Action, Image, Sample, Segment, State, Text
+from trivium.data.align import chunk, history
+from trivium.data.source.source import Source, blank
+
+
+class EpisodeConfig(Config):
+    """What is asked of a set of robot episodes, in any format."""
+
+    path: str
+    """Folder or file of the set, relative to where the command runs."""
+    views: tuple[str, ...]
+    """Cameras to read, by short name ("corner2" for observation.images.corner2), in this order; () reads no picture."""
+    horizon: int = Field(ge=1)
+    """Steps in an action chunk, 8 to 50 as a rule: longer commits the robot for longer without looking."""
+    history: int = Field(default=1, ge=1)
+    """Frames of each camera up to the present one; 1 is the present alone. Cost grows in proportion."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trajectories:
+    """The numbers of a set: n frames in e episodes, one episode after the other, in physical units.
+
+    `action[t]` is commanded after the observation of frame t was seen (LeRobot, RLDS, Octo).
+    """
+
+    fps: float
+    """Frames a second."""
+    number: Int[np.ndarray, " e"]
+    """What the set calls each episode."""
+    end: Int[np.ndarray, " e"]
+    """The frame after each episode; the first one begins at 0."""
+    state: Float32[np.ndarray, "n s"]
+    action: Float32[np.ndarray, "n a"]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    """Sentences that say what is done."""
+    task: Int[np.ndarray, " n"]
+    """Which of them holds at each frame."""
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Simulator facts, n rows each; labels of probes, never shown to a policy."""
+    embodiment: str = ""
+    """Name of the robot."""
+    place: Int[np.ndarray, " e"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Where each episode stands in the set's own tables; empty where all stand in order."""
+    shown: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
+
+    @property
+    def begin(self) -> Int[np.ndarray, " e"]:
+        """First frame of each episode."""
+        return np.concatenate([np.zeros(1, self.end.dtype), self.end[:-1]])
+
+
+class EpisodeSource(Source):
+    """One sample a frame: pictures of each view, the instruction, the state, and the chunk of actions that follows.
+
+    A format hands its `Trajectories` over and says how to get a picture; all else is here, once.
+    """
+
+    config: EpisodeConfig
+
+    def __init__(
+        self,
+        config: EpisodeConfig,
+        name: str,
+        license: str,
+        found: Trajectories,
+        cameras: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Hold what a format has read and checked.
+
+        Args:
+            config: what was asked for.
+            name: of the set, the first word of every sample's id.
+            license: of the set, "unknown" where it does not say.
+            found: the numbers.
+            cameras: height and width of the pictures of every camera that the set has.
+
+        Raises:
+            DataError: a view that the set lacks, or a number that is not finite.
+        """
+        self.config, self.name, self.license, self.found, self.cameras = config, name, license, found, dict(cameras)
+        for view in config.views:
+            if view not in self.cameras:
+                raise DataError(
+                    f"set {config.path}",
+                    f"no view {view!r}",
+                    f"one of {', '.join(self.cameras) or 'none'}",
+                    "Change `views`.",
+                )
+        for column, values in self.columns().items():
+            self._check_finite(column, values)
+        self._episode_of = np.repeat(np.arange(len(found.end), dtype=np.int32), found.end - found.begin)
+
+    @abstractmethod
+    def picture(self, view: str, place: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one picture: stored frame `frame` of the episode at `place` of the set's own tables.
+
+        Raises:
+            DataError: it cannot be decoded; the text names file, episode and frame.
+        """
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.found.fps
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self._episode_of)
+
+    @property
+    def embodiment(self) -> str:
+        """Name of the robot ("" where the set does not say)."""
+        return self.found.embodiment
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """Names of the simulator truths that samples carry."""
+        return tuple(self.found.truth)
+
+    def groups(self) -> Int[np.ndarray, " n"]:
+        """Return the episode of every frame, by the set's own number."""
+        return self.found.number[self._episode_of].astype(np.int64)
+
+    def columns(self) -> Mapping[str, Float32[np.ndarray, "_ _"]]:
+        """Return "state" and "action" of every frame."""
+        return {"state": self.found.state, "action": self.found.action}
+
+    def names(self, column: str) -> tuple[str, ...]:
+        """Return the names of the dimensions of "state" or "action"."""
+        return {"state": self.found.state_names, "action": self.found.action_names}[column]
+
+    def chunks(self, i: Int[np.ndarray, " n"]) -> tuple[Float32[np.ndarray, "n k a"], Bool[np.ndarray, "n k"]]:
+        """Return the action chunks of many frames at once, and which of their steps are real."""
+        index, valid = chunk(i, self.found.end[self._episode_of[i]], self.config.horizon)
+        return self.found.action[index], valid
+
+    def task(self, i: int) -> str:
+        """Return the task sentence of frame `i`, whatever paraphrase its sample shows."""
+        return self.found.tasks[int(self.found.task[i])]
+
+    def where(self, i: int) -> tuple[int, int]:
+        """Return the set's own number of the episode of frame `i`, and the frame within it."""
+        e = int(self._episode_of[i])
+        return int(self.found.number[e]), i - int(self.found.begin[e])
+
+    def peek(self, i: int) -> Sample:
+        """Return frame `i` with blank pictures."""
+        return self._sample(i, decode=False)
+
+    def read(self, i: int) -> Sample:
+        """Return frame `i`.
+
+        Raises:
+            DataError: a picture cannot be decoded; the text names file, episode and frame.
+        """
+        return self._sample(i, decode=True)
+
+    def instruction(self, i: int, sample_id: str) -> str:
+        """Return the sentence that the sample of frame `i` shows; a format with paraphrases draws one of them."""
+        return self.task(i)
+
+    def _sample(self, i: int, decode: bool) -> Sample:
+        number, frame = self.where(i)
+        sample_id, time_s = f"{self.name}/{number}/{frame}", frame / self.fps
+        values, valid = self.chunks(np.asarray([i]))
+        segments: list[Segment] = [*self._images(i, decode)]
+        segments.append(Text(text=self.instruction(i, sample_id), role="instruction", time_s=time_s))
+        segments.append(State(values=self.found.state[i], names=self.found.state_names, time_s=time_s))
+        segments.append(Action(values=values[0], valid=valid[0], names=self.found.action_names, time_s=time_s))
+        return Sample(
+            id=sample_id,
+            segments=tuple(segments),
+            source=self.name,
+            license=self.license,
+            embodiment=self.embodiment,
+            truth={name: values[i] for name, values in self.found.truth.items()},
+        )
+
+    def _images(self, i: int, decode: bool) -> list[Image]:
+        e = int(self._episode_of[i])
+        begin = int(self.found.begin[e])
+        frames, _ = history(np.asarray([i]), np.asarray([begin]), self.config.history)
+        place = int(self.found.place[e]) if len(self.found.place) else e
+        shown = [int(self.found.shown[f]) if len(self.found.shown) else int(f) - begin for f in frames[0]]
+        return [
+            Image(
+                pixels=self.picture(view, place, stored) if decode else blank(*self.cameras[view]),
+                view=view,
+                time_s=(int(frame) - begin) / self.fps,
+            )
+            for view in self.config.views
+            for frame, stored in zip(frames[0], shown, strict=True)
+        ]
+
+    def _check_finite(self, column: str, values: Float32[np.ndarray, "n d"]) -> None:
+        faults = np.argwhere(~np.isfinite(values))
+        if len(faults):
+            row, dimension = (int(x) for x in faults[0])
+            e = int(np.searchsorted(self.found.end, row, side="right"))
+            raise DataError(
+                f"set {self.config.path}: episode {self.found.number[e]}, frame {row - self.found.begin[e]}",
+                f"{values[row, dimension]} in {column}, dimension {dimension} ({self.names(column)[dimension]}); "
+                f"{len(faults)} such values in the set",
+                "finite numbers",
+                "Record that episode again or remove it from the set.",
+            )
