@@ -255,7 +255,7 @@ def saved_steps(folder: Path) -> int:
     return json.loads(state.read_text())["rng"]["step"] if state else 0
 
 
-@pytest.mark.parametrize("omit", ["", "optimizer", "rng", "data_position"])
+@pytest.mark.parametrize("omit", ["", "optimizer", "schedule", "rng", "data_position"])
 def test_a_resume_that_forgets_something_is_seen(reference: tuple, place: Path, data: Path, ask: Asker, omit: str):
     folder = place / f"forgets-{omit}"
     process = ask(folder=folder, data=data)

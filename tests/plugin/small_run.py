@@ -30,6 +30,7 @@ from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.run import CheckConfig, RobotConfig, Run, Stage
 from trivium.synth.ground import GroundConfig
+from trivium.train.stage import StageConfig
 from trivium.vision.vit import VitConfig
 
 SIZE, FPS, HORIZON = 32, 20, 4
@@ -135,7 +136,7 @@ def no_health(world: curriculum.World, stage: str, step: int | None = None) -> N
 
 def forget(what: str) -> None:
     """Break this process's resume: leave one part of the state out of what is restored."""
-    whole = curriculum.Checkpoints.find
+    whole, restore, share = curriculum.Checkpoints.find, curriculum.Saved.restore, StageConfig.lr_share
 
     def find(self: curriculum.Checkpoints) -> curriculum.Saved | None:
         saved = whole(self)
@@ -143,9 +144,11 @@ def forget(what: str) -> None:
             saved.state.rng.step = 0
         if saved is not None and what == "data_position":
             saved.state.data_position = 0
+        if saved is not None and what == "schedule":
+            begun = saved.state.step
+            StageConfig.lr_share = lambda self, step: share(self, step - begun)
         return saved
 
-    restore = curriculum.Saved.restore
     curriculum.Checkpoints.find = find
     if what == "optimizer":
         curriculum.Saved.restore = lambda self, module, optimizer=None: restore(self, module)
