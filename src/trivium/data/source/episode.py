@@ -53,9 +53,9 @@ class Trajectories:
     """Simulator facts, n rows each; labels of probes, never shown to a policy."""
     embodiment: str = ""
     """Name of the robot."""
-    place: Int[np.ndarray, " e"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    place: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Where each episode stands in the set's own tables; empty where all stand in order."""
-    shown: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    shown: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
 
     @property

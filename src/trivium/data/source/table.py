@@ -31,3 +31,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise DataError(
             str(path), f"a broken Parquet file ({str(error).splitlines()[0]})", "a whole one", "Copy it again."
         ) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the columns of a Parquet file by its footer alone.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            str(path), f"a broken Parquet file ({str(error).splitlines()[0]})", "a whole one", "Copy it again."
+        ) from error
