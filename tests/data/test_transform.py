@@ -3,10 +3,10 @@ import pytest
 
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Text
+from trivium.data.chain import Chain
 from trivium.data.source.source import blank, is_blank
-from trivium.data.stats import ColumnStats
+from trivium.data.stats import QUANTILES, ColumnStats
 from trivium.data.transform import (
-    Chain,
     Normalize,
     NormalizeConfig,
     RandomShiftConfig,
@@ -17,10 +17,10 @@ from trivium.data.transform import (
 
 
 def column(values: np.ndarray) -> ColumnStats:
-    low, high = np.quantile(values, (0.01, 0.99), axis=0)
+    quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))
     names = tuple(f"d{j}" for j in range(values.shape[1]))
     moments = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
-    return ColumnStats(names=names, count=len(values), q01=low, q99=high, **moments)
+    return ColumnStats(names=names, count=len(values), **quantiles, **moments)
 
 
 def sample(*segments: Segment, embodiment: str = "toy") -> Sample:
