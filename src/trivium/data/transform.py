@@ -212,13 +212,7 @@ class SelectViews(Transform):
 
 
 TransformConfig = Annotated[
-    NormalizeConfig
-    | ResizeConfig
-    | RandomShiftConfig
-    | SelectViewsConfig
-    | RepresentConfig
-    | JpegConfig
-    | TileConfig,
+    NormalizeConfig | ResizeConfig | RandomShiftConfig | SelectViewsConfig | RepresentConfig | JpegConfig | TileConfig,
     Field(discriminator="kind"),
 ]
 
