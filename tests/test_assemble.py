@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_run
 
 from trivium import curriculum
 from trivium.assemble import World
 from trivium.core.errors import ConfigError
+from trivium.core.sample import Action, Sample
+from trivium.data.represent import RepresentConfig
 from trivium.run import Run
 
 
@@ -86,3 +89,27 @@ def test_a_robot_without_simulator_and_truth_is_trained_and_probed(config: Run, 
     assert [target["name"] for target in report["targets"]] == ["next actions", "task identity"]
     with pytest.raises(ConfigError, match="rollout"):
         curriculum.evaluate(tmp_path, 5)
+
+
+def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_path: Path):
+    relative = RepresentConfig(
+        to="relative", kinds={"dx": "position", "dy": "position"}, reference={"dx": "x", "dy": "y"}
+    )
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "relative").mkdir()
+    plain = World(config, tmp_path / "plain")
+    world = World(config.replace(transforms=(relative, *config.transforms)), tmp_path / "relative")
+    found = [json.loads((tmp_path / name / "statistics.json").read_text())["toy"] for name in ("plain", "relative")]
+    assert found[0]["state"] == found[1]["state"]
+    assert found[1]["action"]["q50"][0] < -0.2 < found[0]["action"]["q50"][0], (
+        "a move of a tenth, less a place of a half"
+    )
+    assert (tmp_path / "plain/fast.json").read_text() != (tmp_path / "relative/fast.json").read_text()
+    sample = world.robot.read(3)
+    normal = world.chain.forward(sample, None).of(Action)[0].values
+    assert abs(normal).max() < 2
+    seen = Sample(**{**sample.__dict__, "segments": tuple(s for s in sample.segments if not isinstance(s, Action))})
+    np.testing.assert_allclose(world.chain.inverse(normal, seen), sample.of(Action)[0].values, atol=1e-6)
+    [chunk] = world.policy().act([seen])
+    assert abs(chunk).max() < 3
+    assert plain.chain.inverse(normal, seen).shape == chunk.shape

@@ -2,7 +2,6 @@
 
 import json
 import platform
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -30,7 +29,7 @@ from trivium.data.row import Layout, collate
 from trivium.data.source.lerobot import LeRobot
 from trivium.data.source.source import Source
 from trivium.data.stats import measure, to_json
-from trivium.data.transform import Chain, Transform, build_chain
+from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
@@ -68,7 +67,10 @@ class World:
         _check_robot(config, robot)
         _check_rollout(config, robot)
         self._train = select(robot, "train", config.robot.val_share)
-        stats = measure([(robot, self._train)])
+        stats = measure([(robot, self._train)], front(config.transforms))
+        for name, column in stats[robot.embodiment].items():
+            if column.constant():
+                warn(f"{name} of {config.robot.source.path} never moves in {', '.join(column.constant())}")
         self.chain: Chain = build_chain(config.transforms, stats)
         self.fast = self._fit_fast()
         self.model = build_model(config).to(self.device)
@@ -140,9 +142,8 @@ class World:
         return VlaLayout(self.model.language.vocab, self.model.connect.num_tokens, None)
 
     def _fit_fast(self) -> FastTokenizer:
-        values, valid = self.robot.chunks(self._train)
-        step = _normalizer(self.chain, self.robot)
-        whole = values[valid.all(1)]
+        motion = self.robot.motion(self._train)
+        whole = self._train[motion.valid.all(1)]
         if not len(whole):
             raise ConfigError(
                 "robot.source.horizon",
@@ -150,7 +151,7 @@ class World:
                 "a horizon shorter than the longest episode",
                 "Lower the horizon of the source and of model.action.",
             )
-        return self.config.model.fast.fit(step(whole))
+        return self.config.model.fast.fit(list(self.chain.motion(self.robot.motion(whole)).action))
 
 
 def build_model(config: Run) -> Model:
@@ -163,29 +164,6 @@ def build_model(config: Run) -> Model:
 def build_objective(objective: ObjectiveConfig, model: Model, config: Run) -> Objective:
     """Build an objective on the parts of a model, its own heads in the run's precision."""
     return objective.build(model).to(getattr(torch, config.precision))
-
-
-def _normalizer(chain: Chain, robot: LeRobot) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Return what brings many physical chunks to normalised ones, by the run's own transform."""
-    template = robot.peek(0)
-    [blank] = template.of(Action)
-
-    def normalize(chunks: np.ndarray) -> list[np.ndarray]:
-        found = []
-        for chunk in chunks:
-            action = Action(values=chunk, valid=blank.valid, names=blank.names)
-            sample = Sample(id="fit", segments=(action,), source="", license="", embodiment=template.embodiment)
-            found.append(_values(chain, sample))
-        return found
-
-    return normalize
-
-
-def _values(chain: Chain, sample: Sample) -> np.ndarray:
-    steps: Sequence[Transform] = [step for step in chain.steps if not step.pixels]
-    for step in steps:
-        sample = step.forward(sample, None)
-    return sample.of(Action)[0].values
 
 
 def _without_action(sample: Sample) -> Sample:

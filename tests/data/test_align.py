@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
+from trivium.core.sample import Action, State, Text
 from trivium.data.align import chunk, history
+from trivium.data.represent import RepresentConfig
+from trivium.data.source.lerobot import LeRobotConfig
+from trivium.data.transform import build_chain
 
 
 def episodes(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -47,3 +51,49 @@ def test_history_ends_now_and_repeats_the_first_frame():
     assert valid[4].tolist() == [False, True, True]
     assert action[index[2]].tolist() == [0, 1, 2]
     assert action[index[3]].tolist() == [1000, 1000, 1000]
+
+
+@pytest.mark.parametrize(("rate_hz", "stride"), [(None, 1), (10.0, 2), (5.0, 4)])
+def test_chunks_words_and_clock_of_a_set_at_several_rates(toy_set, rate_hz, stride):
+    """The toy set says obs = t and action = 1000 * episode + t; a recorder at a lower rate would have skipped frames."""
+    kinds = {"a": "position", "b": "position"}
+    source = LeRobotConfig(path=str(toy_set), views=(), horizon=4, rate_hz=rate_hz, kinds=kinds).build()
+    lengths = [-(-length // stride) for length in (9, 14, 5)]
+    assert len(source) == sum(lengths)
+    padded = np.zeros(3, int)
+    for i in range(len(source)):
+        episode, frame = source.where(i)
+        sample = source.peek(i)
+        [state], [action], [text] = (sample.of(kind) for kind in (State, Action, Text))
+        assert state.values[0] == stride * frame
+        for j, command in enumerate(action.values[:, 0]):
+            assert command == 1000 * episode + stride * min(frame + j, lengths[episode] - 1)
+            assert action.valid[j] == (frame + j < lengths[episode])
+        assert state.time_s == action.time_s == text.time_s == pytest.approx(stride * frame / 20)
+        assert source.task(i) == ("push the block", "open the drawer")[episode % 2]
+        padded[episode] += (~action.valid).sum()
+    assert padded.tolist() == [sum(max(0, j - length + 4) for j in range(length)) for length in lengths]
+
+
+@pytest.mark.parametrize("to", ["relative", "delta"])
+def test_commands_are_relative_to_the_state_at_t(toy_set, to):
+    source = LeRobotConfig(path=str(toy_set), views=(), horizon=4).build()
+    chain = build_chain((RepresentConfig(to=to, kinds={"a": "position", "b": "gripper"}),), {})
+    for i in range(len(source)):
+        episode, frame = source.where(i)
+        [recorded], [written] = source.peek(i).of(Action), chain.forward(source.peek(i), None).of(Action)
+        last = (9, 14, 5)[episode] - 1 - frame
+        steps = [1000 * episode + min(j, last) for j in range(4)]  # relative to the state at t + j it would be constant
+        first, rest = steps[0], np.diff(steps).tolist()
+        assert written.values[:, 0].tolist() == (steps if to == "relative" else [first, *rest])
+        assert (written.values[:, 1] == recorded.values[:, 1]).all()
+        assert (written.valid == recorded.valid).all()
+
+
+def test_an_action_chunk_stands_beside_the_words_of_its_own_episode(toy_set):
+    source = LeRobotConfig(path=str(toy_set), views=(), horizon=20, paraphrase=False).build()
+    for i in range(len(source)):
+        sample = source.peek(i)
+        episode = int(sample.of(Action)[0].values[0, 0] // 1000)
+        assert (sample.of(Action)[0].values // 1000 == episode).all()
+        assert sample.of(Text)[0].text == ("push the block", "open the drawer")[episode % 2]

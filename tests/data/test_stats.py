@@ -4,8 +4,85 @@ import numpy as np
 import pytest
 
 from trivium.core.errors import DataError
+from trivium.data import stats as stats_module
 from trivium.data.source.lerobot import LeRobotConfig
-from trivium.data.stats import from_json, measure, to_json
+from trivium.data.source.source import Source
+from trivium.data.stats import QUANTILES, Moments, from_json, measure, to_json
+
+
+class Numbers(Source):
+    """A source of one column, with nothing behind it."""
+
+    embodiment = "toy"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.name, self.license, self.fingerprint, self.values = "numbers", "", "", values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def groups(self) -> np.ndarray:
+        return np.arange(len(self.values))
+
+    def peek(self, i):
+        raise AssertionError("statistics read no sample")
+
+    read = peek
+
+    def columns(self):
+        return {"state": self.values}
+
+    def names(self, column: str) -> tuple[str, ...]:
+        return tuple(f"d{j}" for j in range(self.values.shape[1]))
+
+
+def numbers(num_rows: int) -> np.ndarray:
+    rng = np.random.default_rng(num_rows)
+    columns = [rng.normal(1e4, 1e-2, num_rows), rng.standard_cauchy(num_rows), rng.integers(0, 2, num_rows)]
+    return np.stack([*columns, np.full(num_rows, 0.7)], 1).astype(np.float32)
+
+
+def test_one_block_is_numpy_to_the_bit():
+    values = numbers(5000)
+    found = measure([(Numbers(values[:2000]), np.arange(2000)), (Numbers(values[2000:]), np.arange(3000))])["toy"][
+        "state"
+    ]
+    exact = values.astype(np.float64)
+    for name, right in {"mean": exact.mean(0), "std": exact.std(0), "min": exact.min(0), "max": exact.max(0)}.items():
+        assert (getattr(found, name) == right).all(), name
+    for name, share in QUANTILES.items():
+        assert (getattr(found, name) == np.quantile(exact, share, axis=0)).all(), name
+    assert found.count == 5000
+    assert found.constant() == ("d3",)
+
+
+def test_many_blocks_join_to_the_whole(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(stats_module, "BLOCK", 256)
+    of = Moments.of
+    monkeypatch.setattr(stats_module.Moments, "of", lambda rows: sizes.append(len(rows)) or of(rows))
+    values = numbers(5000)
+    parts = [(Numbers(values[:1999]), np.arange(1999)[::-1]), (Numbers(values[1999:]), np.arange(3001))]
+    found = measure(parts)["toy"]["state"]
+    assert sizes[:-1] == [256] * 19
+    exact = values.astype(np.float64)
+    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        found.std, exact.std(0), rtol=1e-9, atol=1e-14
+    )  # a sum of squares would lose all of d0's
+    assert (found.q01 == np.quantile(exact, 0.01, axis=0)).all()
+    assert found.std[3] < 1e-12
+    assert found.constant() == ("d3",)
+
+
+def test_moments_join_in_any_order():
+    values = numbers(700).astype(np.float64)
+    one, two, three = (Moments.of(part) for part in np.split(values, (5, 300)))
+    left, right = one.join(two).join(three), three.join(two.join(one))
+    for name in ("mean", "variance", "min", "max"):
+        np.testing.assert_allclose(getattr(left, name), getattr(right, name), rtol=1e-12)
+        np.testing.assert_allclose(getattr(left, name), getattr(Moments.of(values), name), rtol=1e-9, atol=1e-14)
+    assert left.count == 700
 
 
 def test_measured_from_the_chosen_samples_alone_and_never_from_video(own_set):
@@ -33,7 +110,7 @@ def test_json_round_trip_is_exact(toy_set):
     source = LeRobotConfig(path=str(toy_set), views=(), horizon=2).build()
     stats = measure([(source, np.arange(len(source)))])
     again = from_json(json.loads(json.dumps(to_json(stats))))
-    for name in ("mean", "std", "min", "max", "q01", "q99"):
+    for name in ("mean", "std", "min", "max", *QUANTILES):
         assert (getattr(again["toy"]["state"], name) == getattr(stats["toy"]["state"], name)).all()
 
 

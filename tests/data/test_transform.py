@@ -1,26 +1,29 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from trivium.core.errors import ConfigError, DataError
-from trivium.core.sample import Action, Image, Sample, Segment, State, Text
+from trivium.core.sample import Action, Image, Sample, Segment, State, Text, Video
+from trivium.data.chain import Chain
 from trivium.data.source.source import blank, is_blank
-from trivium.data.stats import ColumnStats
+from trivium.data.stats import QUANTILES, ColumnStats
 from trivium.data.transform import (
-    Chain,
     Normalize,
     NormalizeConfig,
     RandomShiftConfig,
     ResizeConfig,
     SelectViewsConfig,
+    TransformConfig,
     build_chain,
 )
 
 
 def column(values: np.ndarray) -> ColumnStats:
-    low, high = np.quantile(values, (0.01, 0.99), axis=0)
+    quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))
     names = tuple(f"d{j}" for j in range(values.shape[1]))
     moments = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
-    return ColumnStats(names=names, count=len(values), q01=low, q99=high, **moments)
+    return ColumnStats(names=names, count=len(values), **quantiles, **moments)
 
 
 def sample(*segments: Segment, embodiment: str = "toy") -> Sample:
@@ -134,3 +137,37 @@ def test_select_views_orders_and_renames():
         SelectViewsConfig(views={"front": "top"}).build({}).forward(mixed, None)
     web = sample(picture(8, 8, "image"), embodiment="")
     assert SelectViewsConfig(views={"front": "top"}).build({}).forward(web, None) is web
+
+
+def test_what_is_counted_is_what_is_read():
+    """Every step gives a blank picture the shape, and a sample the segments, that it gives the real ones."""
+    chosen = {"represent": {"to": "delta", "kinds": {"d0": "position", "d1": "gripper"}}, "resize": {"size": 16}}
+    chosen |= {"random_shift": {"pixels": 2}, "select_views": {"views": {"front": "front"}}}
+    chosen |= {"tile": {"size": 16, "robots": True}}
+    [union, _] = get_args(TransformConfig)
+    state = State(values=np.zeros(2, np.float32), names=("d0", "d1"))
+    both = {
+        "toy": {
+            column_name: column(np.random.default_rng(0).normal(size=(9, 2))) for column_name in ("state", "action")
+        }
+    }
+    frames = np.stack([picture(20, 50).pixels] * 2)
+    for config in get_args(union):
+        kind = config.model_fields["kind"].default
+        step = config(**chosen.get(kind, {})).build(both)
+        for robot in (True, False):
+            seen = [picture(20, 30), picture(50, 20), Text(text="go", role="caption")]
+            peeked = [Image(pixels=blank(*one.pixels.shape[:2]), view="front") for one in seen[:2]] + [seen[2]]
+            clip = [Video(frames=frames, times_s=np.arange(2.0), view="front")]
+            still = [Video(frames=np.broadcast_to(blank(20, 50), frames.shape), times_s=np.arange(2.0), view="front")]
+            more = [state, action(np.zeros((3, 2)))] if robot else []
+            made = [
+                step.forward(sample(*pictures, *video, *more), rng)
+                for pictures, video, rng in ((seen, clip, np.random.default_rng(0)), (peeked, still, None))
+            ]
+            shapes = [
+                [getattr(one, "pixels", getattr(one, "frames", np.zeros(0))).shape for one in m.segments] for m in made
+            ]
+            assert shapes[0] == shapes[1], kind
+            assert [type(one) for one in made[0].segments] == [type(one) for one in made[1].segments], kind
+            assert all(is_blank(image.pixels) for image in made[1].of(Image)), kind

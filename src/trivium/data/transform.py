@@ -1,7 +1,6 @@
 """Steps between a source and a layout; the same chain, mirrored, serves the robot."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -14,54 +13,13 @@ from pydantic import Field
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Video
+from trivium.data.chain import Chain, Transform, on_pixels
+from trivium.data.jpeg import JpegConfig
+from trivium.data.motion import Motion
+from trivium.data.represent import RepresentConfig
 from trivium.data.source.source import blank, is_blank
 from trivium.data.stats import ColumnStats, Stats
-
-
-class Transform(ABC):
-    """A step with `forward` on samples and `inverse` on actions.
-
-    `inverse` undoes what `forward` did to actions, so that what a policy emits comes out in physical units.
-    """
-
-    pixels: bool = False
-    """Whether the step touches pictures; blank ones only change their shape."""
-
-    @abstractmethod
-    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
-        """Return the changed sample; without `rng` nothing is drawn (evaluation, counting, serving)."""
-
-    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
-        """Undo `forward` on an action chunk.
-
-        Args:
-            action: what a policy answered.
-            observation: what it was asked about, as it was before this step: its robot and its state are known.
-        """
-        return action
-
-
-class Chain(Transform):
-    """Steps in order; the inverse runs them backwards."""
-
-    def __init__(self, steps: Sequence[Transform]) -> None:
-        self.steps = tuple(steps)
-        self.pixels = any(step.pixels for step in self.steps)
-
-    def forward(self, sample: Sample, rng: Generator | None) -> Sample:
-        """Run every step."""
-        for step in self.steps:
-            sample = step.forward(sample, rng)
-        return sample
-
-    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
-        """Run every inverse, last step first, each with the observation as that step met it."""
-        met = [observation]
-        for step in self.steps[:-1]:
-            met.append(met[-1] if step.pixels else step.forward(met[-1], None))
-        for step, seen in zip(reversed(self.steps), reversed(met), strict=False):
-            action = step.inverse(action, seen)
-        return action
+from trivium.data.tile import TileConfig
 
 
 class NormalizeConfig(Config):
@@ -93,17 +51,25 @@ class Normalize(Transform):
             if not isinstance(segment, State | Action):
                 return segment
             column = "state" if isinstance(segment, State) else "action"
-            center, half = self._scale_of(sample.embodiment, column, sample.id, segment.values.shape[-1])
-            moving = half > 0
-            values = np.where(moving, (segment.values - center) / np.where(moving, half, 1.0), 0.0)
-            return replace(segment, values=values.astype(np.float32))
+            return replace(segment, values=self._scaled(segment.values, sample.embodiment, column, sample.id))
 
         return replace(sample, segments=tuple(map(scaled, sample.segments)))
+
+    def motion(self, motion: Motion) -> Motion:
+        """Scale many states and actions."""
+        robot, where = motion.embodiment, f"chunks of robot {motion.embodiment!r}"
+        action = self._scaled(motion.action, robot, "action", where)
+        return replace(motion, action=action, state=self._scaled(motion.state, robot, "state", where))
 
     def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
         """Return the action in physical units."""
         center, half = self._scale_of(observation.embodiment, "action", "an action to be executed", action.shape[-1])
         return (action * half + center).astype(np.float32)
+
+    def _scaled(self, values: np.ndarray, robot: str, column: str, where: str) -> np.ndarray:
+        center, half = self._scale_of(robot, column, where, values.shape[-1])
+        moving = half > 0
+        return np.where(moving, (values - center) / np.where(moving, half, 1.0), 0.0).astype(np.float32)
 
     def _scale_of(self, robot: str, column: str, where: str, width: int) -> tuple[np.ndarray, np.ndarray]:
         if (robot, column) not in self._scales:
@@ -246,7 +212,8 @@ class SelectViews(Transform):
 
 
 TransformConfig = Annotated[
-    NormalizeConfig | ResizeConfig | RandomShiftConfig | SelectViewsConfig, Field(discriminator="kind")
+    NormalizeConfig | ResizeConfig | RandomShiftConfig | SelectViewsConfig | RepresentConfig | JpegConfig | TileConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -260,23 +227,27 @@ class StepConfig(Protocol):
 
 
 def build_chain(configs: Sequence[StepConfig], stats: Stats) -> Chain:
-    """Build the steps of a recipe in order."""
+    """Build the steps of a recipe in order.
+
+    Raises:
+        ConfigError: a step rewrites commands after they were normalised.
+    """
+    normal = [isinstance(config, NormalizeConfig) for config in configs]
+    for place, config in enumerate(configs):
+        if isinstance(config, RepresentConfig) and any(normal[:place]):
+            raise ConfigError(
+                f"transforms.{place}",
+                "represent behind normalize",
+                "represent in front: states and actions are scaled apart, and their difference means nothing then",
+                "Change the order.",
+            )
     return Chain([config.build(stats) for config in configs])
 
 
-def on_pixels(sample: Sample, change: Callable[[np.ndarray, str], np.ndarray]) -> Sample:
-    """Return the sample with `change(pixels, view)` applied to every picture and every frame of a video."""
-
-    def changed(segment: Segment) -> Segment:
-        if isinstance(segment, Image):
-            return replace(segment, pixels=change(segment.pixels, segment.view))
-        if isinstance(segment, Video):
-            frames = [change(frame, segment.view) for frame in segment.frames]
-            stacked = np.broadcast_to(frames[0], (len(frames), *frames[0].shape))
-            return replace(segment, frames=stacked if is_blank(segment.frames) else np.stack(frames))
-        return segment
-
-    return replace(sample, segments=tuple(map(changed, sample.segments)))
+def front(configs: Sequence[StepConfig]) -> Chain:
+    """Build the steps in front of the normalisation: what its statistics are measured behind."""
+    normal = [isinstance(config, NormalizeConfig) for config in configs]
+    return build_chain(configs[: normal.index(True) if any(normal) else len(configs)], {})
 
 
 def _scale(stats: ColumnStats) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -12,7 +11,11 @@ from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Text
 from trivium.data.align import chunk, history
+from trivium.data.embodiment import Kind, dimensions
+from trivium.data.motion import Motion
+from trivium.data.resample import resample
 from trivium.data.source.source import Source, blank
+from trivium.data.trajectory import Trajectories as Trajectories
 
 
 class EpisodeConfig(Config):
@@ -26,42 +29,13 @@ class EpisodeConfig(Config):
     """Steps in an action chunk, 8 to 50 as a rule: longer commits the robot for longer without looking."""
     history: int = Field(default=1, ge=1)
     """Frames of each camera up to the present one; 1 is the present alone. Cost grows in proportion."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Trajectories:
-    """The numbers of a set: n frames in e episodes, one episode after the other, in physical units.
-
-    `action[t]` is commanded after the observation of frame t was seen (LeRobot, RLDS, Octo).
-    """
-
-    fps: float
-    """Frames a second."""
-    number: Int[np.ndarray, " e"]
-    """What the set calls each episode."""
-    end: Int[np.ndarray, " e"]
-    """The frame after each episode; the first one begins at 0."""
-    state: Float32[np.ndarray, "n s"]
-    action: Float32[np.ndarray, "n a"]
-    state_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    tasks: tuple[str, ...]
-    """Sentences that say what is done."""
-    task: Int[np.ndarray, " n"]
-    """Which of them holds at each frame."""
-    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Simulator facts, n rows each; labels of probes, never shown to a policy."""
-    embodiment: str = ""
-    """Name of the robot."""
-    place: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Where each episode stands in the set's own tables; empty where all stand in order."""
-    shown: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
-
-    @property
-    def begin(self) -> Int[np.ndarray, " e"]:
-        """First frame of each episode."""
-        return np.concatenate([np.zeros(1, self.end.dtype), self.end[:-1]])
+    rate_hz: float | None = Field(default=None, gt=0, le=1000)
+    """Frames a second to bring the set to, before anything else sees it; null keeps the recorded rate. Pictures are the
+    latest recorded ones; more than 10 times the recorded rate is refused."""
+    kinds: dict[str, Kind] = {}
+    """What each dimension of the set's action is, by name and in its order: position, angle (radians), delta, turn (a
+    change of angle), velocity, gripper. {} takes it from the registry of robots, in data/embodiment.py, and only
+    resampling asks for it; a wrong kind makes wrong commands at another rate."""
 
 
 class EpisodeSource(Source):
@@ -90,19 +64,24 @@ class EpisodeSource(Source):
             cameras: height and width of the pictures of every camera that the set has.
 
         Raises:
-            DataError: a view that the set lacks, or a number that is not finite.
+            DataError: a view that the set lacks, a number that is not finite, or a rate that it cannot be brought to.
         """
         self.config, self.name, self.license, self.found, self.cameras = config, name, license, found, dict(cameras)
+        where = f"set {config.path}"
         for view in config.views:
             if view not in self.cameras:
                 raise DataError(
-                    f"set {config.path}",
+                    where,
                     f"no view {view!r}",
                     f"one of {', '.join(self.cameras) or 'none'}",
                     "Change `views`.",
                 )
         for column, values in self.columns().items():
             self._check_finite(column, values)
+        rate_hz = found.fps if config.rate_hz is None else config.rate_hz
+        if config.kinds or rate_hz != found.fps:
+            about = dimensions(found.embodiment, len(found.action_names), found.action_names, config.kinds, where)
+            self.found = found = resample(found, rate_hz, about, where)
         self._episode_of = np.repeat(np.arange(len(found.end), dtype=np.int32), found.end - found.begin)
 
     @abstractmethod
@@ -148,6 +127,18 @@ class EpisodeSource(Source):
         """Return the action chunks of many frames at once, and which of their steps are real."""
         index, valid = chunk(i, self.found.end[self._episode_of[i]], self.config.horizon)
         return self.found.action[index], valid
+
+    def motion(self, i: Int[np.ndarray, " n"]) -> Motion:
+        """Return chunks and states of many frames at once."""
+        action, valid = self.chunks(i)
+        return Motion(
+            embodiment=self.embodiment,
+            action=action,
+            valid=valid,
+            action_names=self.found.action_names,
+            state=self.found.state[i],
+            state_names=self.found.state_names,
+        )
 
     def task(self, i: int) -> str:
         """Return the task sentence of frame `i`, whatever paraphrase its sample shows."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from trivium.core.sample import Sample
+from trivium.data.motion import Motion
 
 
 class Source(ABC):
@@ -51,6 +52,10 @@ class Source(ABC):
     def columns(self) -> Mapping[str, Float[np.ndarray, "n d"]]:
         """Return the numeric columns of all samples ("state", "action") for statistics; none by default."""
         return {}
+
+    def motion(self, i: Int[np.ndarray, " n"]) -> Motion:
+        """Return action chunks and states of many samples at once; a source with numeric columns has them."""
+        raise AssertionError(f"source {self.name} has no actions")
 
     @property
     def embodiment(self) -> str:
