@@ -26,6 +26,9 @@ class Transform(ABC):
 
     pixels: bool = False
     """Whether the step touches pictures; blank ones only change their shape."""
+    numeric: bool = True
+    """Whether the words or the pictures that come out may depend on numbers (state, action, truth). A step that says
+    False lets samples that differ in numbers alone be counted together."""
 
     @abstractmethod
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
@@ -47,6 +50,7 @@ class Chain(Transform):
     def __init__(self, steps: Sequence[Transform]) -> None:
         self.steps = tuple(steps)
         self.pixels = any(step.pixels for step in self.steps)
+        self.numeric = any(step.numeric for step in self.steps)
 
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
         """Run every step."""
@@ -80,6 +84,8 @@ class Normalize(Transform):
     A dimension that never moved in the data becomes 0, and its inverse is the constant whatever a policy says:
     dividing by its range would blow noise up.
     """
+
+    numeric = False  # numbers change, words and pictures do not
 
     def __init__(self, stats: Stats) -> None:
         self._scales = {
@@ -135,6 +141,7 @@ class Resize(Transform):
     """Bilinear with antialiasing (Pillow), the same in training and serving."""
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: ResizeConfig) -> None:
         self.config = config
@@ -181,6 +188,7 @@ class RandomShift(Transform):
     """
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: RandomShiftConfig) -> None:
         self.config = config
@@ -217,6 +225,8 @@ class SelectViewsConfig(Config):
 
 class SelectViews(Transform):
     """Choose, rename and order views; a sample without any robot view (a web picture) passes unchanged."""
+
+    numeric = False
 
     def __init__(self, config: SelectViewsConfig) -> None:
         self.config = config
