@@ -121,7 +121,7 @@ class MixtureConfig(Config):
             accumulate: micro-batches of a step, as in the stage.
             padding: share of the rows that is padding; `trivium data plan` prints it.
         """
-        assert tokens > 0 and accumulate > 0 and 0 <= padding < 1, f"{tokens} tokens, {accumulate} x, {padding}"
+        assert 0 <= padding < 1, f"padding is a share of the rows, not {padding}"
         return math.ceil(tokens / (self.row_length * self.rows_per_batch * accumulate * (1 - padding)))
 
 

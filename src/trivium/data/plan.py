@@ -194,7 +194,9 @@ class Plan:
         buckets = np.searchsorted(self._first, codes, side="right") - 1
         samples: list[tuple[str, int]] = []
         lengths, images = np.zeros((2, len(codes)), np.int64)
-        for j, (bucket, place) in enumerate(zip(buckets.tolist(), (codes - self._first[buckets]).tolist(), strict=True)):
+        for j, (bucket, place) in enumerate(
+            zip(buckets.tolist(), (codes - self._first[buckets]).tolist(), strict=True)
+        ):
             index = self._indexes[bucket]
             samples.append((self._names[bucket], int(index.samples[place])))
             lengths[j] = sum(int(column[place]) for column in index.tokens.values())
@@ -212,7 +214,8 @@ class Plan:
             time = float((len(self._blocks) + 1) * BLOCK_ROWS * self.mixture.row_length)
             bucket, drawn = self._draw(min(time, last))
             codes = self._first[bucket] + drawn.places
-            taken = packer.add(zip(codes.tolist(), drawn.lengths.tolist(), drawn.images.tolist(), strict=True), self._num_rows)
+            items = zip(codes.tolist(), drawn.lengths.tolist(), drawn.images.tolist(), strict=True)
+            taken = packer.add(items, self._num_rows)
             if taken and time >= last and packer.num_rows < self._num_rows:
                 raise self._too_short(packer.num_rows)
             taken = taken and time < last
@@ -235,7 +238,8 @@ class Plan:
     def _block(self, packer: Packer) -> Block:
         """Take the rows that were closed."""
         codes, sizes = packer.take()
-        return Block(codes.astype(np.uint32 if self._first[-1] < 1 << 32 else np.int64), sizes.cumsum().astype(np.uint32))
+        narrow = np.uint32 if self._first[-1] < 1 << 32 else np.int64
+        return Block(codes.astype(narrow), sizes.cumsum().astype(np.uint32))
 
     def _too_short(self, rows: int) -> ConfigError:
         """Build the error for a bucket that runs out of permitted repetitions."""
