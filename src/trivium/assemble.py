@@ -3,6 +3,7 @@
 import json
 import platform
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ from trivium.data.source.source import Source
 from trivium.data.stats import measure, to_json
 from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
+from trivium.language.vocab import Vocab
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.vla import Model
@@ -49,17 +51,27 @@ class Stagework:
     loader: Loader
 
 
-class World:
-    """A run's parts, opened once: every stage, check and rollout uses the same instances."""
+@dataclass(frozen=True)
+class Widths:
+    """What counting tokens needs to know of a model."""
 
-    def __init__(self, config: Run, folder: Path) -> None:
-        """Open the robot's demonstrations, measure them, fit FAST and build the model with fresh weights.
+    vocab: Vocab
+    num_patches: int
+    """Patches that the encoder makes of a picture."""
+    tokens_per_image: int
+    """Tokens that the connector makes of them."""
+
+
+class Supply:
+    """The data side of a run: sources, statistics, transforms, FAST, and the plan of every stage; no weights."""
+
+    def __init__(self, config: Run) -> None:
+        """Open the robot's demonstrations, measure them and fit FAST.
 
         Raises:
-            TriviumError: data, weights or settings are missing or do not fit one another.
+            TriviumError: data or settings are missing or do not fit one another.
         """
-        self.config, self.folder = config, folder
-        self.device = _device(config)
+        self.config = config
         self._sources: dict[str, Source] = {}
         robot = self.source(config.robot.source)
         assert isinstance(robot, LeRobot), "RobotConfig.source is a LeRobotConfig"
@@ -67,17 +79,21 @@ class World:
         _check_robot(config, robot)
         _check_rollout(config, robot)
         self._train = select(robot, "train", config.robot.val_share)
-        stats = measure([(robot, self._train)], front(config.transforms))
-        for name, column in stats[robot.embodiment].items():
-            if column.constant():
-                warn(f"{name} of {config.robot.source.path} never moves in {', '.join(column.constant())}")
-        self.chain: Chain = build_chain(config.transforms, stats)
+        self.stats = measure([(robot, self._train)], front(config.transforms))
+        self.chain: Chain = build_chain(config.transforms, self.stats)
         self.fast = self._fit_fast()
-        self.model = build_model(config).to(self.device)
-        # Written last: parts that do not fit one another leave nothing behind.
-        write_json(folder / "statistics.json", to_json(stats))
-        write_json(folder / "environment.json", _environment(self.device))
-        self.fast.save(folder / "fast.json")
+
+    @cached_property
+    def widths(self) -> Widths:
+        """What a model will make of words and pictures, read without its weights."""
+        model = self.config.model
+        grid = model.vision.grid()
+        return Widths(model.language.vocab(), grid[0] * grid[1], model.connect.num_tokens(grid))
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Size of the model, frozen parameters counted too; asked for only where a bucket depends on it."""
+        return sum(parameter.numel() for parameter in build_model(self.config).parameters())
 
     def source(self, config: SourceConfig) -> Source:
         """Open a source, or return it where an equal one is open: its decoded frames serve all stages."""
@@ -86,29 +102,85 @@ class World:
             self._sources[name] = config.build()
         return self._sources[name]
 
-    def stage(self, index: int) -> Stagework:
-        """Build the objective, the plan and the loader of one stage."""
-        config, stage = self.config, self.config.stages[index]
-        objective = build_objective(stage.objective, self.model, config).to(self.device)
-        layout = self.layout(stage.objective)
-        sources, indexes = {}, {}
-        for bucket in stage.mixture.buckets:
-            source = sources[bucket.name] = self.source(bucket.source)
+    def plan(self, stage: Stage) -> Plan:
+        """Count every bucket of a stage that is for a model of this size, and plan the stage.
+
+        Raises:
+            ConfigError: no bucket is for this model, or one would be repeated too often.
+            DataError: a source cannot be used, or a bucket has nothing that fits.
+        """
+        mixture, layout = stage.mixture, self.layout(stage.objective)
+        if mixture.sized:
+            mixture = mixture.of_size(self.num_parameters)
+        indexes = {}
+        for bucket in mixture.buckets:
+            source = self.source(bucket.source)
             samples = select(source, bucket.split, bucket.val_share)
             indexes[bucket.name] = _count(bucket.name, source, samples, self.chain, layout)
-        seed = key(config.seed, "plan", stage.name)
-        plan = Plan(stage.mixture, indexes, stage.steps * stage.accumulate, seed)
-        return Stagework(stage, objective, plan, Loader(plan, sources, self.chain, layout, seed))
+        return Plan(mixture, indexes, stage.steps * stage.accumulate, key(self.config.seed, "plan", stage.name))
 
     def layout(self, objective: ObjectiveConfig) -> Layout:
         """Return how samples become rows under an objective."""
         if isinstance(objective, VisionObjectiveConfig):
-            return objective.layout(self.model.vision, self.model.language.vocab.encode)
+            return objective.layout(self.widths.num_patches, self.widths.vocab.encode)
         if isinstance(objective, ContinualConfig):
-            return objective.layout(self.model.language.vocab)
+            return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):
             return objective.layout()
-        return objective.layout(self.model, self.fast)
+        return objective.layout(self.widths.vocab, self.widths.tokens_per_image, self.fast)
+
+    def _fit_fast(self) -> FastTokenizer:
+        motion = self.robot.motion(self._train)
+        whole = self._train[motion.valid.all(1)]
+        if not len(whole):
+            raise ConfigError(
+                "robot.source.horizon",
+                str(self.config.robot.source.horizon),
+                "a horizon shorter than the longest episode",
+                "Lower the horizon of the source and of model.action.",
+            )
+        return self.config.model.fast.fit(list(self.chain.motion(self.robot.motion(whole)).action))
+
+
+class World(Supply):
+    """A run's parts, opened once: every stage, check and rollout uses the same instances."""
+
+    def __init__(self, config: Run, folder: Path) -> None:
+        """Open the data side and build the model with fresh weights.
+
+        Raises:
+            TriviumError: data, weights or settings are missing or do not fit one another.
+        """
+        self.folder, self.device = folder, _device(config)
+        super().__init__(config)
+        for name, column in self.stats[self.robot.embodiment].items():
+            if column.constant():
+                warn(f"{name} of {config.robot.source.path} never moves in {', '.join(column.constant())}")
+        self.model = build_model(config).to(self.device)
+        # Written last: parts that do not fit one another leave nothing behind.
+        write_json(folder / "statistics.json", to_json(self.stats))
+        write_json(folder / "environment.json", _environment(self.device))
+        self.fast.save(folder / "fast.json")
+
+    @cached_property
+    def widths(self) -> Widths:
+        """What the model makes of words and pictures."""
+        return Widths(self.model.language.vocab, self.model.vision.num_patches, self.model.connect.num_tokens)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Size of the model, frozen parameters counted too."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def stage(self, index: int) -> Stagework:
+        """Build the objective, the plan and the loader of one stage."""
+        stage = self.config.stages[index]
+        objective = build_objective(stage.objective, self.model, self.config).to(self.device)
+        plan = self.plan(stage)
+        sources = {bucket.name: self.source(bucket.source) for bucket in plan.mixture.buckets}
+        return Stagework(
+            stage, objective, plan, Loader(plan, sources, self.chain, self.layout(stage.objective), plan.seed)
+        )
 
     def policy(self) -> VlaPolicy:
         """Return the model as it stands, ready to act; it answers with chunks in physical units."""
@@ -139,19 +211,7 @@ class World:
         return twin.eval()
 
     def _observing(self) -> VlaLayout:
-        return VlaLayout(self.model.language.vocab, self.model.connect.num_tokens, None)
-
-    def _fit_fast(self) -> FastTokenizer:
-        motion = self.robot.motion(self._train)
-        whole = self._train[motion.valid.all(1)]
-        if not len(whole):
-            raise ConfigError(
-                "robot.source.horizon",
-                str(self.config.robot.source.horizon),
-                "a horizon shorter than the longest episode",
-                "Lower the horizon of the source and of model.action.",
-            )
-        return self.config.model.fast.fit(list(self.chain.motion(self.robot.motion(whole)).action))
+        return VlaLayout(self.widths.vocab, self.widths.tokens_per_image, None)
 
 
 def build_model(config: Run) -> Model:

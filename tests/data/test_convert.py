@@ -1,4 +1,4 @@
-"""Sets written anew say what they said before; an interrupted conversion goes on; what has no plainer form is refused."""
+"""Sets written anew say what they said before; an interrupted conversion goes on; what has no plainer form is not."""
 
 from dataclasses import replace
 from pathlib import Path

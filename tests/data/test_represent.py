@@ -146,7 +146,7 @@ def test_what_cannot_be_rewritten_is_refused():
     ):
         step(STEPS, "delta").forward(sample(CHUNK, STATE), None)
     with pytest.raises(
-        ConfigError, match="transforms.1: found represent behind normalize; expected represent in front"
+        ConfigError, match=r"transforms\.1: found represent behind normalize; expected represent in front"
     ):
         build_chain((NormalizeConfig(), RepresentConfig(to="delta")), {})
 

@@ -102,7 +102,7 @@ def test_mae_overfits_eight_pictures():
 
 def test_captions_are_read_alone_however_they_are_packed():
     learner = CONFIG.replace(mae=0.0).build(model()).eval()
-    layout = CONFIG.layout(learner.vision, encode)
+    layout = CONFIG.layout(learner.vision.num_patches, encode)
     rng = np.random.default_rng(0)
     rows = []
     for caption in ("a cup", "two", "a cup", "x"):
@@ -119,7 +119,7 @@ def test_captions_are_read_alone_however_they_are_packed():
 
 
 def test_layout_counts_patches_and_a_cut_caption():
-    layout = pickle.loads(pickle.dumps(CONFIG.layout(model().vision, encode)))
+    layout = pickle.loads(pickle.dumps(CONFIG.layout(model().vision.num_patches, encode)))
     assert layout.count(sample("a cup")) == {"image": 16, "text": 5}
     assert layout.count(sample("a cup of tea")) == {"image": 16, "text": 6}
     row = layout.build(sample("a cup of tea"))
@@ -129,17 +129,17 @@ def test_layout_counts_patches_and_a_cut_caption():
 
 
 def test_layout_drops_what_has_nothing_for_the_stage():
-    layout = CONFIG.layout(model().vision, encode)
+    layout = CONFIG.layout(model().vision.num_patches, encode)
     assert layout.count(sample(views=())) == {}
     assert layout.count(sample(role="instruction")) == {}
-    pixels = CONFIG.replace(contrastive=0.0).layout(model().vision, encode)
+    pixels = CONFIG.replace(contrastive=0.0).layout(model().vision.num_patches, encode)
     assert pixels.count(sample(role="instruction")) == {"image": 16}
     assert len(pixels.build(sample()).tokens) == 0
 
 
 def test_several_pictures_are_refused():
     with pytest.raises(DataError, match=r"sample s: found 2 pictures \(front, side\); .* Add SelectViews"):
-        CONFIG.layout(model().vision, encode).count(sample(views=("front", "side")))
+        CONFIG.layout(model().vision.num_patches, encode).count(sample(views=("front", "side")))
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0)])

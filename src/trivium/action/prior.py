@@ -76,6 +76,8 @@ class ActionPriorObjective(Objective):
 class ActionPriorLayout:
     """Lays out trajectories: no token arrays, a row costs as many tokens as its chunk has steps."""
 
+    numeric = False
+
     def count(self, sample: Sample) -> Mapping[str, int]:
         """Return the steps of the chunk; a sample without actions has nothing for this stage."""
         actions = sample.of(Action)

@@ -115,3 +115,26 @@ def convert(
             line = bar.add_task("converting", total=len(source))
             kind = write(source, out, lambda done: bar.update(line, completed=done))
         note(f"{out}: {len(source):,} samples as {kind}")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.py with a function `recipe()`) or a config.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted changes, such as stages.1.steps=500.")] = None,
+) -> None:
+    """Print what every stage of a recipe will train on: shares, tokens, epochs, padding, and what is dropped."""
+    from trivium import forecast, run
+
+    with explained():
+        forecast.show_plan(run.load(recipe, overrides or []))
+
+
+@app.command()
+def presets(
+    name: Annotated[str, typer.Argument(help="A published mixture; without one, all names are listed.")] = "",
+) -> None:
+    """Print a published mixture: its rows, our sum beside the printed one, and where every figure stands."""
+    from trivium import forecast
+
+    with explained():
+        forecast.show_presets(name)

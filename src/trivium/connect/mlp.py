@@ -23,6 +23,15 @@ class MlpConnectorConfig(Config):
         Raises:
             ConfigError: the grid is not a multiple of `shuffle`.
         """
+        self.num_tokens(grid)
+        return MlpConnector(width_in, grid, width_out, self.shuffle)
+
+    def num_tokens(self, grid: tuple[int, int]) -> int:
+        """Return what one picture becomes.
+
+        Raises:
+            ConfigError: the grid is not a multiple of `shuffle`.
+        """
         if self.shuffle < 1 or grid[0] % self.shuffle or grid[1] % self.shuffle:
             raise ConfigError(
                 "connect.shuffle",
@@ -30,7 +39,7 @@ class MlpConnectorConfig(Config):
                 "a whole number that divides both sides of the grid",
                 "Change connect.shuffle or vision.image_size.",
             )
-        return MlpConnector(width_in, grid, width_out, self.shuffle)
+        return (grid[0] // self.shuffle) * (grid[1] // self.shuffle)
 
 
 class MlpConnector(nn.Module):

@@ -1,5 +1,6 @@
 """Buckets: sources with a share of the tokens, a cap on repetition, and a side of the train/val split."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -19,6 +20,26 @@ SourceConfig = Annotated[LeRobotConfig | ImageTextConfig | TextConfig, Field(dis
 Split = Literal["train", "val", "all"]
 
 
+class SizeRange(Config):
+    """Models that a bucket is for, by their number of parameters.
+
+    StarCoder2 gives small models less to learn: text and mathematics from 7 B on, all 619 languages from 15 B on
+    (https://arxiv.org/abs/2402.19173, Table 4).
+    """
+
+    at_least: int = Field(default=0, ge=0)
+    """Parameters of the smallest model that takes the bucket, frozen ones counted too; 0 is every model."""
+    below: int = Field(default=10**15, gt=0)
+    """Parameters of the smallest model that no longer takes it; the default, 10^15, is above every model."""
+
+    def holds(self, num_parameters: int) -> bool:
+        """Tell whether a model of this size takes the bucket."""
+        return self.at_least <= num_parameters < self.below
+
+
+ANY_SIZE = SizeRange()
+
+
 class BucketConfig(Config):
     """A source and its share of what a stage trains on."""
 
@@ -35,6 +56,8 @@ class BucketConfig(Config):
     """Which side of the split to use; probes and evaluations take "val"."""
     val_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of groups (episodes, documents) held out; the same for all stages, or a probe meets what was trained on."""
+    when: SizeRange = ANY_SIZE
+    """Sizes of model that take this bucket; others train as if it were not there, and the other shares grow."""
 
 
 class MixtureConfig(Config):
@@ -68,6 +91,38 @@ class MixtureConfig(Config):
             key = bucket.source.model_dump_json()
             opened[key] = opened[key] if key in opened else bucket.source.build()
         return {bucket.name: opened[bucket.source.model_dump_json()] for bucket in self.buckets}
+
+    @property
+    def sized(self) -> bool:
+        """Whether the size of the model matters to any bucket."""
+        return any(bucket.when != ANY_SIZE for bucket in self.buckets)
+
+    def of_size(self, num_parameters: int) -> "MixtureConfig":
+        """Return the mixture of a model of this size: buckets that are not for it are left out.
+
+        Raises:
+            ConfigError: no bucket is for it.
+        """
+        taken = tuple(bucket for bucket in self.buckets if bucket.when.holds(num_parameters))
+        if not taken:
+            raise ConfigError(
+                "mixture.buckets",
+                f"no bucket for a model of {num_parameters:,} parameters",
+                "at least one whose `when` holds",
+                "Widen `when` of one of them.",
+            )
+        return self.replace(buckets=taken)
+
+    def steps_for(self, tokens: int, accumulate: int = 1, padding: float = 0.0) -> int:
+        """Return the steps in which a stage sees at least so many tokens: how a recipe gives a stage a token budget.
+
+        Args:
+            tokens: the budget, padding not counted.
+            accumulate: micro-batches of a step, as in the stage.
+            padding: share of the rows that is padding; `trivium data plan` prints it.
+        """
+        assert 0 <= padding < 1, f"padding is a share of the rows, not {padding}"
+        return math.ceil(tokens / (self.row_length * self.rows_per_batch * accumulate * (1 - padding)))
 
 
 def held_out(groups: Int[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"]:

@@ -21,6 +21,9 @@ class Transform(ABC):
 
     pixels: bool = False
     """Whether the step touches pictures; blank ones only change their shape."""
+    numeric: bool = True
+    """Whether the words or the pictures that come out may depend on numbers (state, action, truth). A step that says
+    False lets samples that differ in numbers alone be counted together."""
     rewrites: bool = False
     """Whether the step makes other commands of the recorded ones, so that they must be measured behind it."""
 
@@ -48,6 +51,7 @@ class Chain(Transform):
     def __init__(self, steps: Sequence[Transform]) -> None:
         self.steps = tuple(steps)
         self.pixels = any(step.pixels for step in self.steps)
+        self.numeric = any(step.numeric for step in self.steps)
         self.rewrites = any(step.rewrites for step in self.steps)
 
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:

@@ -1,4 +1,4 @@
-"""Writing any set in a plain format: robot episodes as LeRobot v3.0, captions and questions as Parquet, text as jsonl."""
+"""Writing any set in a plain format: episodes as LeRobot v3.0, captions and questions as Parquet, text as jsonl."""
 
 import io
 import json
@@ -163,4 +163,3 @@ def _encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
-

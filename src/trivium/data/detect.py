@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from trivium.core.config import override
 from trivium.core.errors import DataError
 from trivium.data.bucket import SourceConfig
@@ -12,8 +10,8 @@ from trivium.data.source.episode import EpisodeConfig, EpisodeSource
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import CaptionColumns, ImageTextConfig, QuestionColumns
 from trivium.data.source.source import Source
-from trivium.data.source.text import SUFFIXES, TextConfig
 from trivium.data.source.table import read_schema
+from trivium.data.source.text import SUFFIXES, TextConfig
 
 DEPTH = 4
 """How many folders deep `find` looks."""
@@ -28,10 +26,9 @@ def detect(path: Path, assignments: Sequence[str] = ()) -> SourceConfig:
     """
     config = _match(path)
     if config is None:
-        inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) if path.is_dir() else ""
         raise DataError(
             str(path),
-            f"a folder with {inside or 'nothing'}" if path.is_dir() else "a file of no known format" if path.exists() else "no such file or folder",
+            _described(path),
             f"one of the formats: {', '.join(RULES)}",
             "Name the set itself; `trivium data ls FOLDER` lists the sets in a folder.",
         )
@@ -60,6 +57,14 @@ def find(path: Path, depth: int = DEPTH) -> Iterator[Path]:
         for item in sorted(path.iterdir()):
             if not item.name.startswith("."):
                 yield from find(item, depth - 1)
+
+
+def _described(path: Path) -> str:
+    if not path.exists():
+        return "no such file or folder"
+    if path.is_file():
+        return "a file of no known format"
+    return f"a folder with {', '.join(sorted(item.name for item in path.iterdir())[:8]) or 'nothing'}"
 
 
 def _match(path: Path) -> SourceConfig | None:

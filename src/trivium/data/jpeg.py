@@ -33,6 +33,7 @@ class Jpeg(Transform):
     """Every still picture at its own draw, and no video (InternVL 2.5, https://arxiv.org/abs/2412.05271)."""
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: JpegConfig) -> None:
         """Hold the lowest quality."""

@@ -32,11 +32,17 @@ class Packer:
         self._images = [0] * OPEN_ROWS
         self._closed: list[list[int]] = []
         self._num_closed = 0
+        self._closed_items = 0
 
     @property
     def num_rows(self) -> int:
         """Rows so far, closed or open."""
         return self._num_closed + len(self._order)
+
+    @property
+    def num_items(self) -> int:
+        """Items so far, in rows closed or open."""
+        return self._closed_items + sum(len(self._items[key % OPEN_ROWS]) for key in self._order)
 
     def add(self, stream: Iterable[tuple[int, int, int]], max_rows: int) -> bool:
         """Pack (item, length, images) in order until a sample would need a row beyond `max_rows`.
@@ -89,4 +95,5 @@ class Packer:
     def _close(self, slot: int) -> None:
         self._closed.append(self._items[slot])
         self._num_closed += 1
+        self._closed_items += len(self._items[slot])
         self._free.append(slot)

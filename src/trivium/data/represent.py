@@ -63,6 +63,7 @@ class Represent(Transform):
     exact as a rewriting but no composition of rotations (where that matters, use a set with joint commands).
     """
 
+    numeric = False
     rewrites = True
 
     def __init__(self, config: RepresentConfig) -> None:

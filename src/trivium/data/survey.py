@@ -64,8 +64,7 @@ def _segments(source: Source) -> str:
             words.append(f"picture {segment.pixels.shape[0]}x{segment.pixels.shape[1]}")
         else:
             words.append(segment.role if isinstance(segment, Text) else type(segment).__name__.lower())
-    shown = " + ".join(words[:4]) + (f" + {len(words) - 4} more" if len(words) > 4 else "")
-    return shown
+    return " + ".join(words[:4]) + (f" + {len(words) - 4} more" if len(words) > 4 else "")
 
 
 def _size(path: Path) -> int:

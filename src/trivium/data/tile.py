@@ -53,6 +53,7 @@ class Tile(Transform):
     """
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: TileConfig) -> None:
         """Hold the settings."""

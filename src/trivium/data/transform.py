@@ -39,6 +39,8 @@ class Normalize(Transform):
     dividing by its range would blow noise up.
     """
 
+    numeric = False  # numbers change, words and pictures do not
+
     def __init__(self, stats: Stats) -> None:
         self._scales = {
             (robot, column): _scale(found) for robot, columns in stats.items() for column, found in columns.items()
@@ -101,6 +103,7 @@ class Resize(Transform):
     """Bilinear with antialiasing (Pillow), the same in training and serving."""
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: ResizeConfig) -> None:
         self.config = config
@@ -147,6 +150,7 @@ class RandomShift(Transform):
     """
 
     pixels = True
+    numeric = False
 
     def __init__(self, config: RandomShiftConfig) -> None:
         self.config = config
@@ -183,6 +187,8 @@ class SelectViewsConfig(Config):
 
 class SelectViews(Transform):
     """Choose, rename and order views; a sample without any robot view (a web picture) passes unchanged."""
+
+    numeric = False
 
     def __init__(self, config: SelectViewsConfig) -> None:
         self.config = config

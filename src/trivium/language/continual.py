@@ -91,6 +91,8 @@ class TextLayout:
     a sample that is still longer than a row.
     """
 
+    numeric = False
+
     def __init__(self, encode: Callable[[str], list[int]], end: int) -> None:
         """Remember how to encode; pickles when `encode` does."""
         self.encode = encode

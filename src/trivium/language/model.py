@@ -38,6 +38,26 @@ class PretrainedLanguageConfig(Config):
         load = transformers.AutoModelForCausalLM.from_pretrained
         model, report = load_part(load, self.path, where, dtype=torch.float32, output_loading_info=True)
         refuse_missing(report["missing_keys"], self.path, where)
+        vocab = self._vocab(model.get_input_embeddings().num_embeddings)
+        depth = model.config.num_hidden_layers
+        if not 1 <= self.num_layers <= depth:
+            raise ConfigError(
+                "language.num_layers", str(self.num_layers), f"1..{depth} for {self.path}", "Change num_layers."
+            )
+        return LanguageModel(model, vocab, self.num_layers)
+
+    def vocab(self) -> Vocab:
+        """Return the vocabulary that the model will have, from its config and tokenizer: no weights are read.
+
+        Raises:
+            SetupError: the files are not there or not complete.
+            ConfigError: no fast tokenizer.
+        """
+        config = load_part(transformers.AutoConfig.from_pretrained, self.path, "language.path")
+        return self._vocab(config.get_text_config().vocab_size)
+
+    def _vocab(self, num_embeddings: int) -> Vocab:
+        where = "language.path"
         tokenizer = load_part(transformers.AutoTokenizer.from_pretrained, self.path, where)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or tokenizer.eos_token_id is None:
@@ -47,16 +67,9 @@ class PretrainedLanguageConfig(Config):
                 "a fast tokenizer that has an end-of-text token",
                 "Put a tokenizer.json beside the model.",
             )
-        depth = model.config.num_hidden_layers
-        if not 1 <= self.num_layers <= depth:
-            raise ConfigError(
-                "language.num_layers", str(self.num_layers), f"1..{depth} for {self.path}", "Change num_layers."
-            )
         # Embeddings are often padded beyond the tokenizer: ids in that gap are unused, and stay so.
         highest = max(backend.get_vocab(with_added_tokens=True).values())
-        start = max(highest + 1, model.get_input_embeddings().num_embeddings)
-        vocab = Vocab(backend, tokenizer.eos_token_id, start, self.num_extra_tokens)
-        return LanguageModel(model, vocab, self.num_layers)
+        return Vocab(backend, tokenizer.eos_token_id, max(highest + 1, num_embeddings), self.num_extra_tokens)
 
 
 class TinyLanguageConfig(Config):
@@ -82,7 +95,6 @@ class TinyLanguageConfig(Config):
             raise ConfigError(
                 "language.width", str(self.width), f"a multiple of {2 * self.heads} (2 * heads)", "Change width."
             )
-        tokenizer = byte_tokenizer()
         config = transformers.LlamaConfig(
             vocab_size=257,
             hidden_size=self.width,
@@ -91,8 +103,11 @@ class TinyLanguageConfig(Config):
             num_attention_heads=self.heads,
             tie_word_embeddings=True,
         )
-        vocab = Vocab(tokenizer, end=256, extra_start=257, num_extra=self.num_extra_tokens)
-        return LanguageModel(transformers.LlamaForCausalLM(config), vocab, self.num_layers)
+        return LanguageModel(transformers.LlamaForCausalLM(config), self.vocab(), self.num_layers)
+
+    def vocab(self) -> Vocab:
+        """Return the vocabulary: bytes, the end, and the ids added."""
+        return Vocab(byte_tokenizer(), end=256, extra_start=257, num_extra=self.num_extra_tokens)
 
 
 class LanguageModel(nn.Module):

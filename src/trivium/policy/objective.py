@@ -17,6 +17,7 @@ from trivium.core.errors import ConfigError
 from trivium.core.objective import Loss, Losses, Objective
 from trivium.data.row import Row, collate
 from trivium.language.model import LanguageModel
+from trivium.language.vocab import Vocab
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, everything
 from trivium.policy.vla import Model, Thought
@@ -60,13 +61,13 @@ class VlaConfig(Config):
         self.dropout.check("objective.dropout")
         return VlaObjective(model, self)
 
-    def layout(self, model: Model, fast: FastTokenizer) -> VlaLayout:
+    def layout(self, vocab: Vocab, tokens_per_image: int, fast: FastTokenizer) -> VlaLayout:
         """Build the layout; action tokens are laid out only where they have a weight.
 
         Raises:
             ConfigError: the model's vocabulary has no room for the action tokens.
         """
-        return VlaLayout(model.language.vocab, model.connect.num_tokens, fast if self.action_token_weight else None)
+        return VlaLayout(vocab, tokens_per_image, fast if self.action_token_weight else None)
 
 
 class VlaObjective(Objective):

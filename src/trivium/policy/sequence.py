@@ -62,6 +62,7 @@ class VlaLayout:
                 f"Set num_extra_tokens={fast.vocab_size + 2} or shrink the FAST vocabulary.",
             )
         self.vocab, self.tokens_per_image, self.fast = vocab, tokens_per_image, fast
+        self.numeric = fast is not None  # FAST makes more tokens of faster motion
         self.newline = vocab.encode("\n")
 
     def count(self, sample: Sample) -> Mapping[str, int]:

@@ -81,9 +81,9 @@ class VisionObjectiveConfig(Config):
             )
         return VisionObjective(self, model.vision, model.language)
 
-    def layout(self, vision: Encoder, encode: Callable[[str], list[int]]) -> "VisionLayout":
-        """Build the layout; `encode` turns a caption into ids (must pickle)."""
-        return VisionLayout(encode, vision.num_patches, self.max_caption_tokens, captions=self.contrastive > 0)
+    def layout(self, num_patches: int, encode: Callable[[str], list[int]]) -> "VisionLayout":
+        """Build the layout; `num_patches` is the encoder's, `encode` turns a caption into ids (must pickle)."""
+        return VisionLayout(encode, num_patches, self.max_caption_tokens, captions=self.contrastive > 0)
 
 
 class VisionObjective(Objective):
@@ -175,6 +175,8 @@ class VisionObjective(Objective):
 
 class VisionLayout:
     """A sample is one picture and, for CLIP, its caption; a picture costs its patches."""
+
+    numeric = False
 
     def __init__(
         self, encode: Callable[[str], list[int]], num_patches: int, max_caption_tokens: int, captions: bool

@@ -51,11 +51,26 @@ class PretrainedVisionConfig(Config):
         self._check(len(parts.blocks), parts.patch.kernel_size[0])
         return PretrainedEncoder(parts, family, self.num_layers, self.image_size)
 
+    def grid(self) -> tuple[int, int]:
+        """Return rows and columns of patches from the model's config: no weights are read.
+
+        Raises:
+            SetupError: the config is not there.
+            ConfigError: a size that the patch does not divide.
+        """
+        config = load_part(transformers.AutoConfig.from_pretrained, self.path, "vision.path")
+        patch_size = getattr(config, "vision_config", config).patch_size
+        self._check_size(patch_size)
+        return self.image_size // patch_size, self.image_size // patch_size
+
     def _check(self, depth: int, patch_size: int) -> None:
         if not 1 <= self.num_layers <= depth:
             raise ConfigError(
                 "vision.num_layers", str(self.num_layers), f"1..{depth} for {self.path}", "Change num_layers."
             )
+        self._check_size(patch_size)
+
+    def _check_size(self, patch_size: int) -> None:
         if self.image_size % patch_size:
             below = max(self.image_size // patch_size, 1) * patch_size
             raise ConfigError(

@@ -28,12 +28,25 @@ class VitConfig(Config):
     heads: int = 3
     """Attention heads; `width / heads` of 64 is usual."""
 
+    def grid(self) -> tuple[int, int]:
+        """Return rows and columns of patches, without building.
+
+        Raises:
+            ConfigError: sizes that do not divide.
+        """
+        self._check()
+        return self.image_size // self.patch_size, self.image_size // self.patch_size
+
     def build(self) -> "Vit":
         """Build the encoder.
 
         Raises:
             ConfigError: sizes that do not divide.
         """
+        self._check()
+        return Vit(self)
+
+    def _check(self) -> None:
         for name, value, divisor, by in (
             ("image_size", self.image_size, self.patch_size, "patch_size"),
             ("width", self.width, self.heads, "heads"),
@@ -43,7 +56,6 @@ class VitConfig(Config):
                 raise ConfigError(
                     f"vision.{name}", str(value), f"a multiple of {divisor} ({by})", f"Change {name} or {by}."
                 )
-        return Vit(self)
 
 
 class Vit(Encoder):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 from pydantic import Field
 
 from trivium.core.config import Config
@@ -82,6 +82,7 @@ class EpisodeSource(Source):
         if config.kinds or rate_hz != found.fps:
             about = dimensions(found.embodiment, len(found.action_names), found.action_names, config.kinds, where)
             self.found = found = resample(found, rate_hz, about, where)
+        self._alike = np.zeros(0, np.int32)
         self._episode_of = np.repeat(np.arange(len(found.end), dtype=np.int32), found.end - found.begin)
 
     @abstractmethod
@@ -143,6 +144,18 @@ class EpisodeSource(Source):
     def task(self, i: int) -> str:
         """Return the task sentence of frame `i`, whatever paraphrase its sample shows."""
         return self.found.tasks[int(self.found.task[i])]
+
+    def alike(self) -> Int32[np.ndarray, " n"]:
+        """Label frames by the sentence that their sample shows; pictures and chunks have one shape in the whole set."""
+        if not len(self._alike):
+            sentences: dict[str, int] = {}
+            labels = np.zeros(len(self), np.int32)
+            for i in range(len(self)):
+                number, frame = self.where(i)
+                words = self.instruction(i, f"{self.name}/{number}/{frame}")
+                labels[i] = sentences.setdefault(words, len(sentences))
+            self._alike = labels
+        return self._alike
 
     def where(self, i: int) -> tuple[int, int]:
         """Return the set's own number of the episode of frame `i`, and the frame within it."""

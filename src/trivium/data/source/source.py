@@ -49,6 +49,13 @@ class Source(ABC):
             DataError: the record or its picture is broken.
         """
 
+    def alike(self) -> Int[np.ndarray, " n"] | None:
+        """Return labels: samples with one label have the same words and shapes and differ in numbers and pixels alone.
+
+        A layout that looks at no number counts one of them for all. None where nothing is known.
+        """
+        return None
+
     def columns(self) -> Mapping[str, Float[np.ndarray, "n d"]]:
         """Return the numeric columns of all samples ("state", "action") for statistics; none by default."""
         return {}
