@@ -189,6 +189,24 @@ def test_episode_that_points_into_the_previous_file(own_set):
     assert "episode 2, observation.images.front: found a video span of 20.0 frames from 0 s; expected 5 frames" in text
 
 
+def test_an_episode_that_shares_frames_of_a_video(own_set):
+    """The other face of lerobot#2401: a stale file index points at frames that another episode has."""
+    set_cells = {"chunk_index": 0, "file_index": 0, "from_timestamp": 0.3, "to_timestamp": 0.3 + LENGTHS[2] / 20}
+    for name, value in set_cells.items():
+        edit(own_set / EPISODES, f"videos/observation.images.front/{name}", 2, value)
+    text = broken(own_set)
+    assert "episode 2, observation.images.front: found frames 6 to 10 of a video file" in text
+    assert "some of which episode 0 has too; expected frames of its own" in text
+
+
+def test_sizes_of_pictures_without_names(own_set):
+    info = json.loads((own_set / "meta/info.json").read_text())
+    for shape in ([64, 64, 3], [3, 64, 64]):
+        info["features"]["observation.images.front"] |= {"shape": shape, "names": None}
+        edit_info(own_set, features=info["features"])
+        assert open_set(own_set).peek(0).of(Image)[0].pixels.shape == (64, 64, 3)
+
+
 def test_missing_column(own_set):
     pq.write_table(pq.read_table(own_set / DATA).drop_columns("action"), own_set / DATA)
     assert f"{DATA}: found no column 'action'" in broken(own_set)

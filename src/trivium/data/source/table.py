@@ -79,11 +79,8 @@ def read_group(path: Path, number: int, column: str) -> pa.ChunkedArray:
     file = open_table(path, [column])
     try:
         group = file.metadata.row_group(number)
-        size = sum(
-            chunk.total_uncompressed_size
-            for chunk in map(group.column, range(group.num_columns))
-            if chunk.path_in_schema.split(".", 1)[0] == column
-        )
+        chunks = [group.column(j) for j in range(group.num_columns)]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if _belongs(chunk.path_in_schema, [column]))
         if size > MAX_GROUP_BYTES:
             raise DataError(
                 f"{path}: row group {number}",
@@ -108,13 +105,14 @@ def _promised_bytes(file: pq.ParquetFile, columns: Sequence[str] | None) -> int:
     if not metadata.num_row_groups:
         return 0
     first = metadata.row_group(0)
-    paths = [first.column(j).path_in_schema.split(".", 1)[0] for j in range(first.num_columns)]
-    wanted = [
-        j
-        for j, path in enumerate(paths)
-        if columns is None or path in columns or first.column(j).path_in_schema in columns
-    ]
+    paths = [first.column(j).path_in_schema for j in range(first.num_columns)]
+    wanted = [j for j, path in enumerate(paths) if columns is None or _belongs(path, columns)]
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         num_values += sum(group.column(j).num_values for j in wanted)
     return 8 * num_values
+
+
+def _belongs(path: str, columns: Sequence[str]) -> bool:
+    """Tell whether a leaf of the schema is one of these columns or lies in one; names may hold dots themselves."""
+    return any(path == column or path.startswith(f"{column}.") for column in columns)
