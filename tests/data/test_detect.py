@@ -39,9 +39,7 @@ def test_a_robot_is_opened_with_all_its_cameras_unless_some_are_named(toy_set: P
 
 
 def test_what_is_no_set_is_told_the_formats(sets: Path):
-    with pytest.raises(
-        DataError, match=r"found a folder with other\.parquet, toy; expected one of the formats"
-    ):
+    with pytest.raises(DataError, match=r"found a folder with other\.parquet, toy; expected one of the formats"):
         detect(sets / "robots")
     with pytest.raises(DataError, match="found no such file or folder"):
         detect(sets / "nowhere")

@@ -1,7 +1,7 @@
 """What every set of robot episodes can do, whatever its format: one sample a frame, from tables and pictures."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
@@ -178,12 +178,17 @@ class EpisodeSource(Source):
         """Return the sentence that the sample of frame `i` shows; a format with paraphrases draws one of them."""
         return self.task(i)
 
+    def remarks(self, i: int, time_s: float) -> Sequence[Text]:
+        """Return what else is said at frame `i`, beside the instruction; nothing, in most formats."""
+        return ()
+
     def _sample(self, i: int, decode: bool) -> Sample:
         number, frame = self.where(i)
         sample_id, time_s = f"{self.name}/{number}/{frame}", frame / self.fps
         values, valid = self.chunks(np.asarray([i]))
         segments: list[Segment] = [*self._images(i, decode)]
         segments.append(Text(text=self.instruction(i, sample_id), role="instruction", time_s=time_s))
+        segments += self.remarks(i, time_s)
         segments.append(State(values=self.found.state[i], names=self.found.state_names, time_s=time_s))
         segments.append(Action(values=values[0], valid=valid[0], names=self.found.action_names, time_s=time_s))
         return Sample(

@@ -1,25 +1,26 @@
-"""Opening a LeRobot v3.0 folder: its tables are read and checked before anything is used."""
+"""meta/info.json of a LeRobot folder: what the set is, checked, and where its files lie, safely."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from string import Formatter
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from jaxtyping import Float, Float32, Int
-
 from trivium.core.errors import DataError
-from trivium.data.source.source import digest
-from trivium.data.source.table import read_table
 
-VERSION = "v3.0"
-CLOCK_TOLERANCE = 0.1
-"""Share of a frame by which a stored time may differ from frame_index / fps."""
+VERSIONS = ("v2.0", "v2.1", "v3.0")
 INDEX_COLUMNS = ("index", "episode_index", "frame_index", "task_index", "timestamp")
+MAX_JSON_BYTES = 256 << 20
+"""Largest JSON file that is read: 500,000 episodes are 60 MB."""
+MAX_COUNT = 1 << 40
+MAX_WIDTH = 1 << 28
+"""Numbers in one value of a feature; a picture of 64 megapixels has 192 M."""
+MENDED = "Copy the whole set again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,18 @@ class Info:
     root: Path
     raw: Mapping[str, Any]
     text: bytes
+    _real: dict[Path, str] = field(default_factory=dict, repr=False)
+    """Where folders really lie, asked once each."""
+
+    @property
+    def path(self) -> str:
+        """Name of the file, for errors."""
+        return str(self.root / "meta" / "info.json")
+
+    @property
+    def v3(self) -> bool:
+        """Whether many episodes share a file (v3.0) or each has its own (v2.0, v2.1)."""
+        return self.raw["codebase_version"] == "v3.0"
 
     @property
     def fps(self) -> float:
@@ -45,48 +58,82 @@ class Info:
         """What Trivium's own writer adds: "paraphrases" by task and "license"."""
         return self.raw.get("trivium", {})
 
+    def width(self, key: str) -> int:
+        """Return how many numbers one value of a feature has."""
+        return math.prod(self.features[key]["shape"])
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return the names of a feature's dimensions; "state.0", "state.1" where the set gives none."""
-        feature = self.features[key]
-        size, found = math.prod(feature["shape"]), feature.get("names")
-        if isinstance(found, Mapping):
-            found = [name for names in found.values() for name in (names if isinstance(names, list) else [names])]
-        if found and len(found) == size:
-            return tuple(map(str, found))
-        return tuple(f"{key.rsplit('.', 1)[-1]}.{j}" for j in range(size))
+        found = _flat(self.features[key].get("names"))
+        if len(found) == self.width(key):
+            return tuple(found)
+        return tuple(f"{key.rsplit('.', 1)[-1]}.{j}" for j in range(self.width(key)))
 
     def picture_size(self, key: str) -> tuple[int, int]:
-        """Return height and width of a camera's pictures."""
-        shape, names = tuple(self.features[key]["shape"]), self.features[key].get("names") or ()
-        return (shape[1], shape[2]) if names and str(names[0]).startswith("channel") else (shape[0], shape[1])
+        """Return height and width of a camera's pictures; without names, three in front are channels."""
+        shape, names = tuple(self.features[key]["shape"]), _flat(self.features[key].get("names"))
+        first = names[0].startswith("c") if len(names) == len(shape) else shape[0] in (1, 3) and shape[-1] not in (1, 3)
+        return (shape[1], shape[2]) if first else (shape[0], shape[1])
 
-    def video_file(self, key: str, chunk: int, file: int) -> Path:
-        """Return the path of one mp4 file."""
-        return self.root / self.raw["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+    def paths(self, key: str, *numbers: str) -> Callable[..., Path]:
+        """Return what fills a path template of the set: `info.paths("data_path", "chunk_index")(chunk_index=0)`.
 
-    def data_file(self, chunk: int, file: int) -> Path:
-        """Return the path of one data file."""
-        return self.root / self.raw["data_path"].format(chunk_index=chunk, file_index=file)
+        Nothing is formatted: a template may hold these numbers (and video_key), as "{name}" or "{name:03d}", and no
+        more, so that a stranger's file reaches no attribute and asks for no gigabyte of zeros.
 
+        Raises:
+            DataError: another thing stands in the template, or a path leads out of the folder.
+        """
+        template = self.raw.get(key)
+        expected = f"a path inside the set, from {', '.join(f'{{{name}}}' for name in numbers)}"
+        try:
+            pieces = [] if not isinstance(template, str) else list(Formatter().parse(template))
+        except ValueError:
+            pieces = []
+        if not pieces or not all(_plain(name, spec, conversion, numbers) for _, name, spec, conversion in pieces):
+            raise DataError(self.path, f"{key} {template!r}", expected, "Use no set that asks for more.")
 
-@dataclass(frozen=True, eq=False)
-class Episodes:
-    """meta/episodes/**: where each episode lies."""
+        def fill(**values: int | str) -> Path:
+            text = ""
+            for literal, name, spec, _ in pieces:
+                value = "" if name is None else str(values[name])
+                text += literal + (value.zfill(int(spec.strip("d") or 0)) if spec else value)
+            return self.inside(text)
 
-    number: Int[np.ndarray, " e"]
-    begin: Int[np.ndarray, " e"]
-    end: Int[np.ndarray, " e"]
-    data_file: list[Path]
-    video_file: dict[str, list[Path]]
-    video_begin: dict[str, Float[np.ndarray, " e"]]
-    """Time in seconds at which an episode starts in its video file, by feature key."""
+        return fill
+
+    def inside(self, relative: str) -> Path:
+        """Return a path of the set, and refuse what leads out of it.
+
+        Raises:
+            DataError: it is absolute, climbs with "..", or passes through a link to somewhere else.
+        """
+        pure = PurePosixPath(relative)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in relative or "\\" in relative or len(relative) > 1000:
+            raise DataError(self.path, f"the path {relative[:200]!r}", "a path inside the set", "Use no such set.")
+        path = self.root / relative
+        parent = self._folder(path.parent)
+        real = os.path.realpath(path) if path.is_symlink() else os.path.join(parent, path.name)
+        if not Path(real).is_relative_to(self._folder(self.root)):
+            raise DataError(
+                str(path),
+                f"a link to {real}",
+                "a file inside the set",
+                "Copy the set with its files in place of links (cp -L; huggingface-cli download --local-dir).",
+            )
+        return path
+
+    def _folder(self, folder: Path) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder]
 
 
 def read_info(root: Path) -> Info:
     """Read and check meta/info.json.
 
     Raises:
-        DataError: this is not a LeRobot v3.0 folder.
+        DataError: this is not a LeRobot folder of a version that is known.
     """
     path = root / "meta" / "info.json"
     if not path.is_file():
@@ -95,29 +142,51 @@ def read_info(root: Path) -> Info:
         raise DataError(
             str(root),
             f"no meta/info.json (the folder holds: {inside or 'nothing'})" if root.is_dir() else "no such folder",
-            "a LeRobot v3.0 data set: meta/info.json, meta/tasks.parquet, meta/episodes/, data/, videos/",
+            "a LeRobot data set (v2.0, v2.1 or v3.0): meta/info.json, meta/tasks.*, meta/episodes*, data/, videos/",
             f"Correct `path`, or record demonstrations: trivium demo-data {record}",
         )
-    text = path.read_bytes()
-    try:
-        raw = json.loads(text)
-        version = raw.get("codebase_version")
-    except (ValueError, AttributeError) as error:
-        raise DataError(
-            str(path), f"broken JSON ({error})", "the JSON object that LeRobot writes", "Copy the set again."
-        ) from error
-    if version != VERSION:
+    Info(root, {}, b"").inside("meta/info.json")
+    text = read_bytes(path)
+    raw = parse(text, str(path))
+    if raw.get("codebase_version") not in VERSIONS:
         raise DataError(
             str(path),
-            f"codebase_version {version!r}",
-            repr(VERSION),
-            "Convert it with lerobot >= 0.4: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id ...",
+            f"codebase_version {raw.get('codebase_version')!r}",
+            f"one of {', '.join(VERSIONS)}",
+            "Convert it with the lerobot package, or write the set again.",
         )
-    required = ("fps", "features", "total_frames", "total_episodes", "data_path")
-    missing = [key for key in required if key not in raw]
-    if missing:
-        raise DataError(str(path), f"no {missing[0]!r}", f"the keys {', '.join(required)}", "Write the set again.")
+    _check(str(path), raw)
     return Info(root, raw, text)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a JSON file of at most 256 MB.
+
+    Raises:
+        DataError: it is missing or larger.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise DataError(str(path), f"{size:,} bytes", f"at most {MAX_JSON_BYTES:,}", "Use another set.")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(str(path), f"no such file ({error.strerror})", "a part of the set", MENDED) from error
+
+
+def parse(text: bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(where, f"broken JSON ({error})", "the JSON that LeRobot writes", MENDED) from error
+    if not isinstance(raw, dict):
+        raise DataError(where, f"JSON of type {type(raw).__name__}", "an object, as LeRobot writes it", MENDED)
+    return raw
 
 
 def feature(info: Info, key: str, field: str) -> Mapping[str, Any]:
@@ -127,196 +196,62 @@ def feature(info: Info, key: str, field: str) -> Mapping[str, Any]:
         DataError: the set has no such feature.
     """
     if key not in info.features:
-        close = get_close_matches(key, info.features, n=1, cutoff=0.5)
-        raise DataError(
-            str(info.root / "meta" / "info.json"),
-            f"no feature {key!r}",
-            f"one of {', '.join(k for k in info.features if k not in INDEX_COLUMNS)}",
-            f"Did you mean {close[0]!r}? Change `{field}`." if close else f"Change `{field}`.",
-        )
+        raise missing(info, key, [k for k in info.features if k not in INDEX_COLUMNS], field, "feature")
     return info.features[key]
 
 
-def read_tasks(info: Info) -> list[str]:
-    """Return task sentences by task_index.
-
-    Raises:
-        DataError: meta/tasks.parquet is missing or has no sentences.
-    """
-    path = info.root / "meta" / "tasks.parquet"
-    table = read_table(path)
-    # pandas writes the sentence as the index: its column is called "task" or "__index_level_0__" by version.
-    text = [
-        field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-    ]
-    if not text or "task_index" not in table.column_names:
-        raise DataError(
-            str(path), f"columns {table.column_names}", "task_index and one column of sentences", "Write the set again."
-        )
-    pairs = zip(table["task_index"].to_pylist(), table[text[0]].to_pylist(), strict=True)
-    tasks = dict(pairs)
-    if sorted(tasks) != list(range(len(tasks))):
-        raise DataError(str(path), f"task_index {sorted(tasks)[:5]}...", "0, 1, 2, ... without gaps", "Write it again.")
-    return [tasks[j] for j in range(len(tasks))]
+def missing(info: Info, name: str, known: list[str], field: str, what: str) -> DataError:
+    """Return the error for a name that the set does not know, with the nearest one that it does."""
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    todo = f"Did you mean {close[0]!r}? Change `{field}`." if close else f"Change `{field}`."
+    return DataError(info.path, f"no {what} {name!r}", f"one of {', '.join(known) or 'none'}", todo)
 
 
-def read_episodes(info: Info, video_keys: tuple[str, ...]) -> Episodes:
-    """Read meta/episodes/** and check that episodes tile the set.
-
-    Raises:
-        DataError: files or columns are missing, or episodes overlap or leave gaps.
-    """
-    folder = info.root / "meta" / "episodes"
-    files = sorted(folder.glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise DataError(str(folder), "no chunk-*/file-*.parquet", "the table of episodes", "Copy the whole set again.")
-    columns = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
-    columns += ["data/chunk_index", "data/file_index"]
-    places = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-    columns += [f"videos/{key}/{place}" for key in video_keys for place in places]
-    table = pa.concat_tables([read_table(file, columns) for file in files]).sort_by("episode_index")
-    get = {name: table[name].to_numpy() for name in columns}
-
-    def pairs(prefix: str) -> Iterator[tuple[int, int]]:
-        return zip(get[f"{prefix}/chunk_index"].tolist(), get[f"{prefix}/file_index"].tolist(), strict=True)
-
-    _check_tiling(folder, info, get)
-    for key in video_keys:
-        _check_spans(folder, info, get, key)
-    return Episodes(
-        number=get["episode_index"],
-        begin=get["dataset_from_index"],
-        end=get["dataset_to_index"],
-        data_file=[info.data_file(*at) for at in pairs("data")],
-        video_file={key: [info.video_file(key, *at) for at in pairs(f"videos/{key}")] for key in video_keys},
-        video_begin={key: get[f"videos/{key}/from_timestamp"].astype(np.float64) for key in video_keys},
-    )
+def whole(value: object, low: int, high: int) -> bool:
+    """Tell whether a value from JSON is a whole number in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def read_frames(info: Info, episodes: Episodes, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read the numeric columns of every frame and check that they follow the table of episodes.
+def _plain(name: str | None, spec: str | None, conversion: str | None, known: tuple[str, ...]) -> bool:
+    if name is None:
+        return True
+    width = "" if name == "video_key" else r"(0?[1-9]d?)?"
+    return name in known and conversion is None and re.fullmatch(width, spec or "") is not None
 
-    Raises:
-        DataError: a file, a column or frames are missing, out of order, or not finite.
-    """
-    wanted = [*INDEX_COLUMNS, *keys]
-    files = list(dict.fromkeys(episodes.data_file))
-    tables = [read_table(file, wanted) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        need = sum(
-            int(e - b) for b, e, f in zip(episodes.begin, episodes.end, episodes.data_file, strict=True) if f == file
-        )
-        if table.num_rows != need:
+
+def _flat(names: object) -> list[str]:
+    """Return the words in a list, or in the lists of an object ({"motors": [...]}); none where it is anything else."""
+    if isinstance(names, Mapping):
+        return [
+            name for inner in names.values() for name in (_flat(inner) if isinstance(inner, list) else [str(inner)])
+        ]
+    if isinstance(names, list):
+        return [word for name in names for word in (_flat(name) if isinstance(name, list | dict) else [str(name)])]
+    return []
+
+
+def _check(where: str, raw: dict[str, Any]) -> None:
+    def need(good: bool, key: str, expected: str) -> None:
+        if not good:
+            found = f"{key} {str(raw[key])[:80]!r}" if key in raw else f"no {key!r}"
+            raise DataError(where, found, expected, "Write the set again.")
+
+    fps = raw.get("fps")
+    real = isinstance(fps, int | float) and not isinstance(fps, bool)
+    need(real and 0 < fps <= 100_000, "fps", "frames a second, above 0")  # a NaN fails too
+    for key in ("total_frames", "total_episodes"):
+        need(whole(raw.get(key), 0, MAX_COUNT), key, "a count")
+    if raw["codebase_version"] != "v3.0":
+        need(whole(raw.get("chunks_size"), 1, MAX_COUNT), "chunks_size", "episodes in a folder, 1000 as a rule")
+    need(isinstance(raw.get("features"), dict), "features", "an object of columns and cameras")
+    for key, what in raw["features"].items():
+        shape = what.get("shape") if isinstance(what, dict) else None
+        good = isinstance(shape, list) and len(shape) < 8 and all(whole(n, 0, MAX_WIDTH) for n in shape)
+        if not good or math.prod(shape or []) > MAX_WIDTH or not isinstance(what.get("dtype"), str):
             raise DataError(
-                str(file), f"{table.num_rows} frames", f"{need}, as meta/episodes says", "Copy or write the set again."
+                where, f"feature {key!r}: {str(what)[:80]}", "an object with dtype and shape", "Write the set again."
             )
-    table = pa.concat_tables(tables)
-    frames = {name: _matrix(info.root, name, table[name]) for name in wanted}
-    _check_order(info, episodes, frames)
-    for key in keys:
-        if not key.startswith("truth."):
-            _check_finite(info, episodes, key, frames[key])
-    return frames
-
-
-def fingerprint(info: Info, frames: Mapping[str, np.ndarray], episodes: Episodes) -> str:
-    """Hash everything but the pixels, and the sizes of the video files; moving the folder changes nothing."""
-    videos = sorted({file for files in episodes.video_file.values() for file in files})
-    sizes = [(str(file.relative_to(info.root)), file.stat().st_size) for file in videos]
-    arrays = [frames[name] for name in sorted(frames)]
-    return digest(info.text, sizes, *arrays, *(episodes.video_begin[key] for key in sorted(episodes.video_begin)))
-
-
-def _matrix(root: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Turn a column into [n, d], an index column into [n]; integers stay integers, the rest becomes float32."""
-    array = column.combine_chunks()
-    rows = len(array)
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        array = array.flatten()
-    values = array.to_numpy(zero_copy_only=False)
-    if values.dtype.kind not in "iufb" or len(values) % rows:
-        raise DataError(
-            f"{root / 'data'}: column {name}",
-            f"{len(values)} values of type {array.type} in {rows} frames",
-            "the same number of numbers in every frame",
-            "Write the set again, or leave that feature out.",
-        )
-    if values.dtype.kind not in "iu":
-        values = values.astype(np.float32)
-    return values if name in INDEX_COLUMNS else values.reshape(rows, -1)
-
-
-def _check_tiling(folder: Path, info: Info, get: Mapping[str, np.ndarray]) -> None:
-    begin, end, total = get["dataset_from_index"], get["dataset_to_index"], info.raw["total_frames"]
-    expected = np.concatenate([[0], end[:-1]])
-    faults = np.flatnonzero((begin != expected) | (end - begin != get["length"]) | (end <= begin))
-    if len(faults):
-        e = faults[0]
-        raise DataError(
-            f"{folder}: episode {get['episode_index'][e]}",
-            f"frames {begin[e]}..{end[e]} and length {get['length'][e]}",
-            f"frames that start at {expected[e]}, where the episode before ends",
-            "Write the set again; a conversion from v2.1 may have left wrong borders.",
-        )
-    if len(begin) != info.raw["total_episodes"] or (len(end) and end[-1] != total) or total == 0:
-        raise DataError(
-            str(folder),
-            f"{len(begin)} episodes with {end[-1] if len(end) else 0} frames",
-            f"{info.raw['total_episodes']} episodes with {total} frames, as meta/info.json says, and at least one",
-            "Copy the whole set again, or finish its recording.",
-        )
-
-
-def _check_spans(folder: Path, info: Info, get: Mapping[str, np.ndarray], key: str) -> None:
-    """A wrong span is how lerobot#2401 shows: an episode that points into the previous file."""
-    span = (get[f"videos/{key}/to_timestamp"] - get[f"videos/{key}/from_timestamp"]) * info.fps
-    faults = np.flatnonzero(np.abs(span - get["length"]) > 0.5)
-    if len(faults):
-        e = faults[0]
-        raise DataError(
-            f"{folder}: episode {get['episode_index'][e]}, {key}",
-            f"a video span of {span[e]:.1f} frames",
-            f"{get['length'][e]} frames, the length of the episode",
-            "Write the set again; a conversion from v2.1 may have left wrong borders.",
-        )
-
-
-def _check_order(info: Info, episodes: Episodes, frames: Mapping[str, np.ndarray]) -> None:
-    lengths = episodes.end - episodes.begin
-    rows = np.arange(len(frames["index"]))
-    in_episode = rows - np.repeat(episodes.begin, lengths)
-    expected = {
-        "index": rows,
-        "episode_index": np.repeat(episodes.number, lengths),
-        "frame_index": in_episode,
-        "timestamp": in_episode / info.fps,
-    }
-    for name, right in expected.items():
-        slack = CLOCK_TOLERANCE / info.fps + 1e-6 * right.max() if name == "timestamp" else 0.0
-        faults = np.flatnonzero(~(np.abs(frames[name] - right) <= slack))
-        if len(faults):
-            raise DataError(
-                place(episodes, int(faults[0])),
-                f"{name} {frames[name][faults[0]]:g}",
-                f"{right[faults[0]]:g}",
-                "Frames are missing or out of order: write the set again.",
-            )
-
-
-def _check_finite(info: Info, episodes: Episodes, key: str, values: Float32[np.ndarray, "n d"]) -> None:
-    faults = np.argwhere(~np.isfinite(values))
-    if len(faults):
-        row, dimension = faults[0]
-        name = info.names(key)[dimension]
-        raise DataError(
-            place(episodes, int(row)),
-            f"{values[row, dimension]} in {key}, dimension {dimension} ({name}); {len(faults)} such values in the set",
-            "finite numbers",
-            "Record that episode again or remove it from the set.",
-        )
-
-
-def place(episodes: Episodes, row: int) -> str:
-    """Name a frame as "file: episode 3, frame 17"."""
-    e = int(np.searchsorted(episodes.end, row, side="right"))
-    return f"{episodes.data_file[e]}: episode {episodes.number[e]}, frame {row - episodes.begin[e]}"
+    extra = raw.get("trivium", {})
+    said = extra.get("paraphrases", {}) if isinstance(extra, dict) else None
+    lists = isinstance(said, dict) and all(isinstance(other, list) for other in said.values())
+    need(lists and all(isinstance(w, str) for words in said.values() for w in words), "trivium", "paraphrases by task")
