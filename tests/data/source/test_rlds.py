@@ -230,4 +230,4 @@ def test_fuzz_of_what_checksums_protect(tmp_path):
             assert source.read(i).of(Image)[0].pixels.shape == (SIZE, SIZE, 3)
 
     counts = survive(inside, use, 800)
-    assert min(counts.values()) > 20
+    assert min(counts.values()) > 10
