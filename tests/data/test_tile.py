@@ -90,7 +90,7 @@ def test_a_least_number_gives_way_to_the_share():
     step = TileConfig(size=32, min_tiles=4, max_tiles=6).build({})
     assert len(step.forward(sample(picture(40, 40)), None).of(Image)) == 5
     assert len(step.forward(sample(*[picture(40, 40)] * 3), None).of(Image)) == 3 * 3
-    with pytest.raises(ConfigError, match="tile.max_tiles: found 2; expected at least min_tiles, 4"):
+    with pytest.raises(ConfigError, match=r"tile\.max_tiles: found 2; expected at least min_tiles, 4"):
         TileConfig(min_tiles=4, max_tiles=2).build({})
 
 
