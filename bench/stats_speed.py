@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,12 @@ from rich.table import Table
 
 from trivium.core.log import console
 from trivium.data.chain import Chain
+from trivium.data.embodiment import Kind
 from trivium.data.represent import RepresentConfig
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.data.stats import QUANTILES, measure
 
+T = TypeVar("T")
 LENGTH = 500
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 HORIZON = 16
@@ -72,7 +75,7 @@ def by_numpy(source: LeRobot) -> dict[str, np.ndarray]:
     return found
 
 
-def timed(work: Callable) -> tuple[float, float, object]:
+def timed(work: Callable[[], T]) -> tuple[float, float, T]:
     """Return seconds, and, of a second run, the peak of memory in MB; and what came out."""
     start = time.perf_counter()
     out = work()
@@ -94,7 +97,8 @@ def main(num_frames: int) -> None:
     every = np.arange(len(source))
     ours_s, ours_mb, stats = timed(lambda: measure([(source, every)])["bench"])
     numpy_s, numpy_mb, exact = timed(lambda: by_numpy(source))
-    relative = RepresentConfig(to="relative", kinds=dict.fromkeys(NAMES, "position") | {"gripper": "gripper"})
+    kinds: dict[str, Kind] = {name: "gripper" if name == "gripper" else "position" for name in NAMES}
+    relative = RepresentConfig(to="relative", kinds=kinds)
     chunks_s, chunks_mb, _ = timed(lambda: measure([(source, every)], Chain([relative.build({})])))
     for name, quantiles in exact.items():
         ours = np.stack([getattr(stats[name], key) for key in QUANTILES])

@@ -13,8 +13,6 @@ from trivium.data.stats import QUANTILES, Moments, from_json, measure, to_json
 class Numbers(Source):
     """A source of one column, with nothing behind it."""
 
-    embodiment = "toy"
-
     def __init__(self, values: np.ndarray) -> None:
         self.name, self.license, self.fingerprint, self.values = "numbers", "", "", values
 
@@ -28,6 +26,10 @@ class Numbers(Source):
         raise AssertionError("statistics read no sample")
 
     read = peek
+
+    @property
+    def embodiment(self) -> str:
+        return "toy"
 
     def columns(self):
         return {"state": self.values}
