@@ -18,7 +18,7 @@ To = Literal["delta", "relative", "absolute"]
 NAMES = ("reach", "roll", "grip", "speed")
 STATES = ("grip", "arm", "roll")
 ABSOLUTE: dict[str, Kind] = {"reach": "position", "roll": "angle", "grip": "gripper", "speed": "velocity"}
-STEPS: dict[str, Kind] = ABSOLUTE | {"reach": "delta", "roll": "turn"}
+STEPS: dict[str, Kind] = {**ABSOLUTE, "reach": "delta", "roll": "turn"}
 REFERENCE = {"reach": "arm"}
 FORMS = [(ABSOLUTE, "delta"), (ABSOLUTE, "relative"), (STEPS, "absolute"), (STEPS, "relative")]
 
