@@ -3,6 +3,7 @@ import pytest
 
 from trivium.core.sample import Action, State, Text
 from trivium.data.align import chunk, history
+from trivium.data.embodiment import Kind
 from trivium.data.represent import RepresentConfig
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.transform import build_chain
@@ -55,8 +56,8 @@ def test_history_ends_now_and_repeats_the_first_frame():
 
 @pytest.mark.parametrize(("rate_hz", "stride"), [(None, 1), (10.0, 2), (5.0, 4)])
 def test_chunks_words_and_clock_of_a_set_at_several_rates(toy_set, rate_hz, stride):
-    """The toy set says obs = t, action = 1000 * episode + t; a recorder at a lower rate would have skipped frames."""
-    kinds = {"a": "position", "b": "position"}
+    """In the toy set obs = t and action = 1000 * episode + t; a slower recorder would have skipped frames."""
+    kinds: dict[str, Kind] = {"a": "position", "b": "position"}
     source = LeRobotConfig(path=str(toy_set), views=(), horizon=4, rate_hz=rate_hz, kinds=kinds).build()
     lengths = [-(-length // stride) for length in (9, 14, 5)]
     assert len(source) == sum(lengths)

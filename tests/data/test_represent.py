@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Sample, State, Text
 from trivium.data.chain import Chain
+from trivium.data.embodiment import Kind
 from trivium.data.motion import Motion
 from trivium.data.represent import Represent, RepresentConfig
 from trivium.data.stats import measure
@@ -16,13 +17,13 @@ from trivium.data.transform import NormalizeConfig, ResizeConfig, build_chain, f
 To = Literal["delta", "relative", "absolute"]
 NAMES = ("reach", "roll", "grip", "speed")
 STATES = ("grip", "arm", "roll")
-ABSOLUTE = {"reach": "position", "roll": "angle", "grip": "gripper", "speed": "velocity"}
-STEPS = ABSOLUTE | {"reach": "delta", "roll": "turn"}
+ABSOLUTE: dict[str, Kind] = {"reach": "position", "roll": "angle", "grip": "gripper", "speed": "velocity"}
+STEPS: dict[str, Kind] = {**ABSOLUTE, "reach": "delta", "roll": "turn"}
 REFERENCE = {"reach": "arm"}
 FORMS = [(ABSOLUTE, "delta"), (ABSOLUTE, "relative"), (STEPS, "absolute"), (STEPS, "relative")]
 
 
-def step(kinds: dict, to: str) -> Represent:
+def step(kinds: dict[str, Kind], to: To) -> Represent:
     return RepresentConfig(to=to, kinds=kinds, reference=REFERENCE).build({})
 
 
@@ -138,16 +139,14 @@ def test_what_cannot_be_rewritten_is_refused():
     with pytest.raises(DataError, match=r"found 5 in the action, for the angle 'roll'; expected radians within \(-pi"):
         one.forward(sample(wide, STATE), None)
     with pytest.raises(DataError, match=r"found 9 in the state, for the angle 'roll'"):
-        one.forward(sample(CHUNK, [0, 0, 9.0]), None)
+        one.forward(sample(CHUNK, np.array([0, 0, 9.0])), None)
     with pytest.raises(DataError, match=r"found 3 dimensions of action \(reach, roll, grip\); expected 4"):
         one.forward(sample(CHUNK[:, :3], STATE, names=NAMES[:3]), None)
     with pytest.raises(
         ConfigError, match="'delta', which changes nothing: the action of robot 'toy' is delta, gripper, tu"
     ):
         step(STEPS, "delta").forward(sample(CHUNK, STATE), None)
-    with pytest.raises(
-        ConfigError, match=r"transforms\.1: found represent behind normalize; expected represent in front"
-    ):
+    with pytest.raises(ConfigError, match=r"transforms\.1: found represent behind normalize; expected represent in"):
         build_chain((NormalizeConfig(), RepresentConfig(to="delta")), {})
 
 

@@ -13,8 +13,6 @@ from trivium.data.stats import QUANTILES, Moments, from_json, measure, to_json
 class Numbers(Source):
     """A source of one column, with nothing behind it."""
 
-    embodiment = "toy"
-
     def __init__(self, values: np.ndarray) -> None:
         self.name, self.license, self.fingerprint, self.values = "numbers", "", "", values
 
@@ -28,6 +26,10 @@ class Numbers(Source):
         raise AssertionError("statistics read no sample")
 
     read = peek
+
+    @property
+    def embodiment(self) -> str:
+        return "toy"
 
     def columns(self):
         return {"state": self.values}
@@ -67,9 +69,7 @@ def test_many_blocks_join_to_the_whole(monkeypatch):
     assert sizes[:-1] == [256] * 19
     exact = values.astype(np.float64)
     np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(
-        found.std, exact.std(0), rtol=1e-9, atol=1e-14
-    )  # a sum of squares would lose all of d0's
+    np.testing.assert_allclose(found.std, exact.std(0), rtol=1e-9, atol=1e-14)
     assert (found.q01 == np.quantile(exact, 0.01, axis=0)).all()
     assert found.std[3] < 1e-12
     assert found.constant() == ("d3",)

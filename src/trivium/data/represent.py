@@ -109,24 +109,22 @@ class Represent(Transform):
         """
         state, where = _state(observation), f"observation {observation.id}"
         rule = self._rule(observation.embodiment, action.shape[1], None, state.names, where)
-        start, given = _start(state.values[None], rule.state)[0], action.astype(np.float64)
-        summed = start + np.cumsum(given, 0)
-        shifted = start + given
-        stepped = np.diff(given, axis=0, prepend=start[None])
-        out = np.where(rule.differ, summed, np.where(rule.shift, shifted, np.where(rule.add, stepped, given)))
-        return np.where(rule.circle, wrap(out), out).astype(np.float32)
+        out, start = action.astype(np.float64), _start(state.values[None], rule.state)
+        out[:, rule.differ] = start[:, rule.differ] + np.cumsum(out[:, rule.differ], 0)
+        out[:, rule.shift] += start[:, rule.shift]
+        out[:, rule.add] = np.diff(out[:, rule.add], axis=0, prepend=start[:, rule.add])
+        out[:, rule.circle] = wrap(out[:, rule.circle])
+        return out.astype(np.float32)
 
     def _rewrite(self, motion: Motion, where: str) -> Motion:
         width = motion.action.shape[2]
         rule = self._rule(motion.embodiment, width, motion.action_names, motion.state_names, where)
-        given, start = motion.action.astype(np.float64), _start(motion.state, rule.state)[:, None]
         _check_circles(motion, rule, where)
-        before = np.concatenate([start, given[:, :-1]], 1)
-        lessened = np.where(rule.differ, given - before, given - start)
-        lessened = np.where(rule.circle, wrap(lessened), lessened)
-        summed = start + np.cumsum(given, 1)
-        summed = np.where(rule.circle, wrap(summed), summed)
-        out = np.where(rule.differ | rule.shift, lessened, np.where(rule.add, summed, given))
+        out, start = motion.action.astype(np.float64), _start(motion.state, rule.state)[:, None]
+        out[..., rule.differ] = np.diff(out[..., rule.differ], axis=1, prepend=start[..., rule.differ])
+        out[..., rule.shift] -= start[..., rule.shift]
+        out[..., rule.add] = start[..., rule.add] + np.cumsum(out[..., rule.add], 1)
+        out[..., rule.circle] = wrap(out[..., rule.circle])
         return replace(motion, action=out.astype(np.float32))
 
     def _rule(

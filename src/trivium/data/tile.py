@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
-from trivium.core.sample import Image, Sample, Segment, State, Video
+from trivium.core.sample import Image, Sample, Segment, State
 from trivium.data.chain import Transform, on_pixels
 from trivium.data.source.source import blank, is_blank
 from trivium.data.stats import Stats
@@ -67,12 +67,8 @@ class Tile(Transform):
         segments: list[Segment] = []
         for segment in sample.segments:
             segments += self._cut(segment, most) if isinstance(segment, Image) else [segment]
-        size = self.config.size
-        whole = on_pixels(
-            replace(sample, segments=tuple(sample.of(Video))), lambda pixels, _: _resize(pixels, 1, 1, size)
-        )
-        frames = iter(whole.segments)
-        return replace(sample, segments=tuple(next(frames) if isinstance(one, Video) else one for one in segments))
+        # Tiles have their size already, so this reaches the frames of videos alone.
+        return on_pixels(replace(sample, segments=tuple(segments)), lambda pixels, _: self._whole(pixels))
 
     def _cut(self, image: Image, most: int) -> list[Segment]:
         size, (height, width) = self.config.size, image.pixels.shape[:2]
@@ -86,7 +82,10 @@ class Tile(Transform):
             for x in range(0, columns * size, size)
         ]
         named: list[Segment] = [replace(image, pixels=tile, view=f"{image.view}/{j}") for j, tile in enumerate(tiles)]
-        return [*named, replace(image, pixels=_resize(image.pixels, 1, 1, size), view=f"{image.view}/whole")]
+        return [*named, replace(image, pixels=self._whole(image.pixels), view=f"{image.view}/whole")]
+
+    def _whole(self, pixels: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+        return _resize(pixels, 1, 1, self.config.size)
 
 
 @lru_cache(4096)
@@ -109,4 +108,6 @@ def _resize(pixels: UInt8[np.ndarray, "_ _ 3"], columns: int, rows: int, size: i
     if is_blank(pixels):
         return blank(rows * size, columns * size)
     target = (columns * size, rows * size)
+    if target == pixels.shape[1::-1]:
+        return pixels
     return np.asarray(Pillow.fromarray(pixels).resize(target, Pillow.Resampling.BICUBIC))
