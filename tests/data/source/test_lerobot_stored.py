@@ -101,9 +101,7 @@ def test_pictures_that_are_none(mine, monkeypatch):
         patch.setattr("trivium.data.source.picture.MAX_PIXELS", 1000)
         assert f"frame 0, view eye: found a picture of {SIZE} x {SIZE} pixels, above 1,000" in broken(mine)
     monkeypatch.setattr(table, "MAX_GROUP_BYTES", 100)
-    text = broken(mine)
-    assert f"{FIRST}: row group 0: found" in text
-    assert f"bytes of {KEY}; expected at most 100" in text
+    assert f"{FIRST}: row group 0: found a table that takes at least" in broken(mine)
     set_column(mine / FIRST, KEY, pa.array(range(12)))
     assert f"{FIRST}: column {KEY}: found type int64; expected encoded pictures" in broken(mine)
     pq.write_table(pq.read_table(mine / FIRST).drop_columns(KEY), mine / FIRST)
@@ -113,8 +111,13 @@ def test_pictures_that_are_none(mine, monkeypatch):
 
 def test_a_table_that_unpacks_without_end_is_refused(mine, monkeypatch):
     monkeypatch.setattr(table, "SMALL_BYTES", 100)
-    monkeypatch.setattr(table, "GROWTH", 0.01)
-    assert "file-000.parquet: found a table that takes" in broken(mine)
+    monkeypatch.setattr(table, "GROWTH", 0)
+    assert "meta/tasks.parquet: found a table that takes at least" in broken(mine)
+    monkeypatch.setattr(table, "SMALL_BYTES", 700)
+    assert f"{FIRST}: found a table that takes at least" in broken(mine)
+    wide = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(12 << 16, np.float32)), 1 << 16)
+    set_column(mine / FIRST, "action", wide)
+    assert f"found a table that takes at least {12 * (4 << 16):,}"[:-3] in broken(mine)
 
 
 def test_fingerprint_sees_the_size_of_pictures(mine):

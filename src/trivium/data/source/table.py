@@ -12,9 +12,11 @@ BROKEN = (pa.ArrowException, OSError, ValueError)
 """What pyarrow raises on damaged files; text that is no UTF-8 is a ValueError."""
 SMALL_BYTES = 256 << 20
 GROWTH = 1000
-"""A column may take this many times its file in memory: repeated numbers take next to nothing in a file."""
+"""A table may take this many times its file in memory: repeated numbers take next to nothing in a file."""
 MAX_GROUP_BYTES = 4 << 30
 """Largest row group whose pictures are read."""
+ROWS_AT_ONCE = 1 << 16
+PICTURES_AT_ONCE = 64
 
 
 def open_table(path: Path, columns: Sequence[str] = ()) -> pq.ParquetFile:
@@ -51,23 +53,18 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def read_open(path: Path, file: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read columns of an open file, unless its footer promises far more numbers than such a file can hold.
+    """Read columns of an open file, a part at a time, and stop where it unpacks to more than such a file can hold.
 
     Raises:
         DataError: the data are broken, or a bomb.
     """
-    try:
-        promised = _promised_bytes(file, columns)
-        if promised > max(SMALL_BYTES, GROWTH * path.stat().st_size):
-            raise DataError(
-                str(path),
-                f"a table that takes {promised:,} bytes in memory, {path.stat().st_size:,} on disk",
-                f"at most {GROWTH} times as many",
-                "Use no such file; nothing that was measured packs so well.",
-            )
-        return file.read(None if columns is None else list(columns))
-    except BROKEN as error:
-        raise broken_table(path, error) from error
+    limit = max(SMALL_BYTES, GROWTH * path.stat().st_size)
+    names = list(file.schema_arrow.names if columns is None else columns)
+    # Nothing is asked of the metadata of column chunks, here or below: on damaged ones pyarrow 26 ends the process.
+    promised = file.metadata.num_rows * sum(_width(file.schema_arrow.field(name).type) for name in names)
+    if promised > limit:
+        raise _bomb(str(path), promised, limit)
+    return _read(path, file, names, None, limit)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -85,21 +82,7 @@ def read_group(path: Path, number: int, column: str) -> pa.ChunkedArray:
     Raises:
         DataError: the data are broken or larger.
     """
-    file = open_table(path, [column])
-    try:
-        group = file.metadata.row_group(number)
-        chunks = [group.column(j) for j in range(group.num_columns)]
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if _belongs(chunk.path_in_schema, [column]))
-        if size > MAX_GROUP_BYTES:
-            raise DataError(
-                f"{path}: row group {number}",
-                f"{size:,} bytes of {column}",
-                f"at most {MAX_GROUP_BYTES:,}",
-                "Split it.",
-            )
-        return file.read_row_group(number, columns=[column])[column]
-    except (*BROKEN, KeyError, IndexError) as error:
-        raise broken_table(f"{path}: row group {number}", error) from error
+    return _read(path, open_table(path, [column]), [column], number, MAX_GROUP_BYTES)[column]
 
 
 def broken_table(where: str | Path, error: Exception) -> DataError:
@@ -108,20 +91,33 @@ def broken_table(where: str | Path, error: Exception) -> DataError:
     return DataError(str(where), f"a broken Parquet file ({reason})", "a whole one", "Copy it again.")
 
 
-def _promised_bytes(file: pq.ParquetFile, columns: Sequence[str] | None) -> int:
-    """Return 8 bytes for every value that the footer promises in these columns."""
-    metadata, num_values = file.metadata, 0
-    if not metadata.num_row_groups:
-        return 0
-    first = metadata.row_group(0)
-    paths = [first.column(j).path_in_schema for j in range(first.num_columns)]
-    wanted = [j for j, path in enumerate(paths) if columns is None or _belongs(path, columns)]
-    for g in range(metadata.num_row_groups):
-        group = metadata.row_group(g)
-        num_values += sum(group.column(j).num_values for j in wanted)
-    return 8 * num_values
+def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int | None, limit: int) -> pa.Table:
+    where = str(path) if group is None else f"{path}: row group {group}"
+    groups, rows = (None, ROWS_AT_ONCE) if group is None else ([group], PICTURES_AT_ONCE)
+    batches, used = [], 0
+    try:
+        for batch in file.iter_batches(rows, row_groups=groups, columns=names, use_threads=False):
+            batches.append(batch)
+            used += batch.nbytes
+            if used > limit:
+                raise _bomb(where, used, limit)
+        fields = [file.schema_arrow.field(name) for name in names]
+        return pa.Table.from_batches(batches, None if batches else pa.schema(fields))
+    except (*BROKEN, KeyError, IndexError) as error:
+        raise broken_table(where, error) from error
 
 
-def _belongs(path: str, columns: Sequence[str]) -> bool:
-    """Tell whether a leaf of the schema is one of these columns or lies in one; names may hold dots themselves."""
-    return any(path == column or path.startswith(f"{column}.") for column in columns)
+def _bomb(where: str, size: int, limit: int) -> DataError:
+    return DataError(
+        where,
+        f"a table that takes at least {size:,} bytes in memory",
+        f"at most {limit:,}, {GROWTH} times the file or {MAX_GROUP_BYTES >> 30} GB of pictures",
+        "Use no such file, or write it again with smaller row groups.",
+    )
+
+
+def _width(kind: pa.DataType) -> int:
+    """Return the bytes that a row of a column takes at least."""
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size * _width(kind.value_type)
+    return max(1, kind.bit_width // 8) if pa.types.is_primitive(kind) else 1
