@@ -5,6 +5,7 @@ import json
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import h5py
@@ -164,7 +165,7 @@ def write_rlds(root: Path, lengths: tuple[int, ...] = LENGTHS, kind: str = "JPEG
 # --- HDF5 ------------------------------------------------------------------------------------------------------------
 
 
-def write_robomimic(path: Path, lengths: tuple[int, ...] = LENGTHS, **storage: object) -> Path:
+def write_robomimic(path: Path, lengths: tuple[int, ...] = LENGTHS, **storage: Any) -> Path:
     """Write a file by https://robomimic.github.io/docs/datasets/overview.html; demonstrations stand in wrong order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
@@ -215,7 +216,7 @@ def write_libero(root: Path, lengths: tuple[int, ...] = LENGTHS) -> Path:
 # --- Zarr ------------------------------------------------------------------------------------------------------------
 
 
-def write_zarr(path: Path, lengths: tuple[int, ...] = LENGTHS, version: int = 2, **how: object) -> Path:
+def write_zarr(path: Path, lengths: tuple[int, ...] = LENGTHS, version: int = 2, **how: Any) -> Path:
     """Write a ReplayBuffer of Diffusion Policy with the zarr library: data/<key> and meta/episode_ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [numbers(e, length) for e, length in enumerate(lengths)]

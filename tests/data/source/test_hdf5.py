@@ -1,7 +1,9 @@
 """robomimic's and LIBERO's HDF5: every frame is the right one; links, objects, holes and bombs are refused."""
 
+import os
 import pickle
 import shutil
+import signal
 import zlib
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +16,7 @@ from recordings import BASE, LENGTHS, SIZE, TASKS, draw, seen, write_libero, wri
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, State, Text
+from trivium.data.source import hdf5, hdf5_read
 from trivium.data.source.hdf5 import Hdf5, Hdf5Config
 from trivium.data.source.source import is_blank
 
@@ -246,8 +249,26 @@ def test_float_pictures_must_be_whole_grey_levels(own_file, scale, good):
         source.read(LENGTHS[0] + 6)
 
 
+def test_a_file_on_which_hdf5_loops_for_ever_or_crashes_is_refused(own_file, monkeypatch):
+    data = bytearray(own_file.read_bytes())
+    at = data.index(b"GCOL") + 16
+    while int.from_bytes(data[at : at + 2], "little"):  # the objects of the global heap, up to its free space
+        at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+    data[at + 8 : at + 16] = bytes(8)
+    bad = own_file.with_name("second.hdf5")
+    bad.write_bytes(data)
+    monkeypatch.setattr(hdf5_read, "REHEARSAL_S", 1)
+    assert f"{bad}: found a file on which HDF5 crashes, or needs more than 1 s (its process ended with -" in broken(
+        own_file.parent
+    )
+    monkeypatch.setattr(Hdf5, "_read_file", lambda self, path: os.kill(os.getpid(), signal.SIGKILL))
+    assert "own.hdf5: found a file on which HDF5 crashes" in broken(own_file)
+
+
 @pytest.mark.parametrize("storage", STORAGE)
-def test_fuzz(tmp_path, storage):
+def test_fuzz(tmp_path, storage, monkeypatch):
+    # The fork costs more than all else; what it is for has the test above.
+    monkeypatch.setattr(hdf5, "rehearse", lambda paths, read: None)
     path = write_robomimic(tmp_path / "tiny.hdf5", (3, 2), **STORAGE[storage])
 
     def use() -> None:

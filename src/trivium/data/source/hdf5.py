@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from trivium.core.errors import DataError
 from trivium.data.source.episode import EpisodeSource, Trajectories
-from trivium.data.source.hdf5_read import attribute, check_dataset, child, members, open_file, read_rows
+from trivium.data.source.hdf5_read import attribute, check_dataset, child, members, open_file, read_rows, rehearse
 from trivium.data.source.recorded import (
     RecordedConfig,
     check_numbers,
@@ -74,7 +74,9 @@ class Hdf5(EpisodeSource):
         self._sizes: dict[str, tuple[int, int]] = {}
         self._widths: dict[str, int] = {}
         self._tasks: dict[str, int] = {}
-        parts = [part for path in _files(root) for part in self._read_file(path)]
+        files = _files(root)
+        rehearse(files, self._read_file)
+        parts = [part for path in files for part in self._read_file(path)]
         if not parts:
             raise DataError(config.path, "no demonstrations", "at least one data/demo_0", "Change `path` or `mask`.")
         lengths = [len(state) for state, _, _ in parts]

@@ -6,7 +6,12 @@ here, because HDF5 itself unpacks as much as a chunk holds, whatever size it dec
 
 import itertools
 import math
+import mmap
+import os
+import time
+import warnings
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,46 @@ from trivium.data.source.recorded import library
 
 MAX_CHUNK = 1 << 28
 MAX_TEXT = 1 << 26
+REHEARSAL_S = 300
+"""Processor seconds that opening one file may take."""
 DEFLATE, SHUFFLE, LZF = 1, 2, 32000
 TODO = "Copy that file again."
 Dataset = Any
 """An h5py.Dataset; h5py is imported only where such a set is read."""
+
+
+def rehearse(paths: Sequence[Path], read: Callable[[Path], object]) -> None:
+    """Let a child process read all files first: damage can make HDF5's own code crash, or loop for ever.
+
+    What `read` raises there is left to the caller, who reads again. Without fork (Windows) nothing is tried.
+
+    Raises:
+        DataError: the child crashed or did not come back; the text names the file that it was reading.
+    """
+    if not hasattr(os, "fork"):
+        return
+    import resource  # is missing where fork is
+
+    now_reading = mmap.mmap(-1, 8)  # shared with the child
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, of threads: the child only reads files
+        child = os.fork()
+    if not child:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            for j, path in enumerate(paths):
+                now_reading[:] = j.to_bytes(8, "little")
+                seconds = math.ceil(time.process_time()) + REHEARSAL_S
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds if most < 0 else min(seconds, most), most))
+                read(path)
+        finally:
+            os._exit(0)  # before anything of the parent is closed or written a second time
+    _, status = os.waitpid(child, 0)
+    if status:
+        path, signal = paths[int.from_bytes(now_reading[:], "little")], os.waitstatus_to_exitcode(status)
+        found = f"a file on which HDF5 crashes, or needs more than {REHEARSAL_S} s (its process ended with {signal})"
+        raise DataError(str(path), found, "a whole HDF5 file", TODO)
 
 
 def open_file(path: Path) -> Any:
