@@ -6,7 +6,7 @@ import pytest
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Text
-from trivium.data.source import text as module
+from trivium.data.source import records
 from trivium.data.source.text import TextConfig
 
 
@@ -59,7 +59,7 @@ def test_errors_name_file_and_line(tmp_path):
     path.write_text('{"text": "fine"}\n\n{"text": \n')
     assert f"{path}: line 3: found broken JSON" in broken(path)
     path.write_text('"just a string"\n')
-    assert "found no text under 'text' (str)" in broken(path)
+    assert "line 1: found a str; expected a JSON object" in broken(path)
     path.write_text('{"text": "\\ud800"}')
     assert "line 1: found half a character" in broken(path)
     path.write_text('{"text": " "}')
@@ -68,7 +68,7 @@ def test_errors_name_file_and_line(tmp_path):
 
 def test_not_a_corpus(tmp_path):
     assert "found no such file or folder" in broken(tmp_path / "nowhere")
-    assert "found no .jsonl or .jsonl.gz or .json.gz in it" in broken(tmp_path)
+    assert "found no .jsonl or .jsonl.gz or .json.gz or .jsonl.zst or .json.zst in it" in broken(tmp_path)
 
 
 def test_truncated_and_bombed_gzip(tmp_path, monkeypatch):
@@ -79,5 +79,5 @@ def test_truncated_and_bombed_gzip(tmp_path, monkeypatch):
     path.write_bytes(b"not gzip")
     assert f"{path}: found broken gzip" in broken(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_HELD_BYTES", 1000)
     assert "found more than 1,000 bytes unpacked" in broken(path)
