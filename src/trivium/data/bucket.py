@@ -10,12 +10,16 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
+from trivium.data.source.conversation import ConversationConfig
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import ImageTextConfig
 from trivium.data.source.source import Source
 from trivium.data.source.text import TextConfig
+from trivium.data.source.webdataset import WebDatasetConfig
 
-SourceConfig = Annotated[LeRobotConfig | ImageTextConfig | TextConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[
+    LeRobotConfig | ImageTextConfig | TextConfig | ConversationConfig | WebDatasetConfig, Field(discriminator="kind")
+]
 Split = Literal["train", "val", "all"]
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Role, Sample, Text
-from trivium.data.source.picture import EXPECTED, decode, file_below, outline
+from trivium.data.source.picture import EXPECTED, Encoded, decode, outline, picture_below
 from trivium.data.source.source import Source, digest
 from trivium.data.source.table import read_table
 
@@ -112,7 +112,7 @@ class ImageText(Source):
 
     def peek(self, i: int) -> Sample:
         """Return row `i` with a blank picture: only the header of the file is read."""
-        return self._sample(i, outline(self._bytes(i), self._where(i)))
+        return self._sample(i, outline(self._encoded(i), self._where(i)))
 
     def read(self, i: int) -> Sample:
         """Return row `i`.
@@ -120,7 +120,7 @@ class ImageText(Source):
         Raises:
             DataError: the picture is missing, broken, or larger than 64 megapixels.
         """
-        return self._sample(i, decode(self._bytes(i), self._where(i)))
+        return self._sample(i, decode(self._encoded(i), self._where(i)))
 
     def _sample(self, i: int, pixels: UInt8[np.ndarray, "_ _ 3"]) -> Sample:
         words = [Text(text=self._words[column][i].as_py(), role=role) for column, role in self._roles.items()]
@@ -131,13 +131,13 @@ class ImageText(Source):
             license=self.license,
         )
 
-    def _bytes(self, i: int) -> bytes:
+    def _encoded(self, i: int) -> Encoded:
         group = int(np.searchsorted(self._ends, i, side="right"))
         begin = int(self._ends[group - 1]) if group else 0
         cell: Any = self._column(group)[i - begin].as_py()
         if isinstance(cell, Mapping):
             path = cell.get("path")
-            cell = cell.get("bytes") or (file_below(self._root, path, self._where(i)).read_bytes() if path else None)
+            cell = cell.get("bytes") or (picture_below(self._root, path, self._where(i)) if path else None)
         if not cell:
             raise DataError(self._where(i), "no picture", EXPECTED, "Remove that row or write its picture again.")
         return cell
