@@ -1,14 +1,17 @@
 """Rows of the web: pictures where they stand, several turns, and nothing lost to modality dropout."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from trivium.core.batch import IGNORE, Kind
 from trivium.core.sample import Image, Sample, Segment, State, Text
 from trivium.data.row import collate
+from trivium.data.source.conversation import ConversationConfig
 from trivium.policy.visible import ModalityDropoutConfig, drop_modalities
 
 PICTURE = [0] * 4
@@ -170,3 +173,23 @@ def test_later_words_see_earlier_pictures_and_not_the_other_way(model, layout):
     )
     assert torch.equal(before[:3], after[:3])
     assert not torch.allclose(before[8:], after[8:])
+
+
+def test_from_a_file_of_conversations_to_rows(layout, tmp_path):
+    """The counts that are planned from `peek` are those of the rows that are built from `read`."""
+    for value in (1, 2):
+        Pillow.new("RGB", (16, 16), (value, 0, 0)).save(tmp_path / f"{value}.png")
+    human, gpt = "<image> and <image>\nSame?", "Not <image>."
+    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": ["2.png", "1.png"], "conversations": turns}))
+    source = ConversationConfig(path=str(tmp_path / "a.jsonl")).build()
+    row = layout.build(source.read(0))
+    assert layout.count(source.peek(0)) == row.counts
+    assert [int(image[0, 0, 0]) for image in row.images] == [2, 1]
+    assert parts(layout, row) == [
+        ("picture", "1"),
+        ("read", "and"),
+        ("picture", "1"),
+        ("read", "Same?\n"),
+        ("learned", "Not <image>.|"),
+    ]

@@ -78,7 +78,8 @@ class Conversations(Source):
     `max_dynamic_patch` are checked and not used: here a recipe's transforms say what happens to pictures.
 
     Records that share a picture are one group, so that no picture is on both sides of a split. 30 bytes in memory a
-    record. Opening checks the words, not the picture files: those are looked at by `peek`, which counts tokens.
+    record. Opening checks the words, not the picture files: those are looked at by `peek`, which counts tokens; the
+    fingerprint holds their names, not their pixels.
 
     Raises:
         DataError: a file or a record is broken; the text names file and record.

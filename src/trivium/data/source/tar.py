@@ -1,9 +1,9 @@
 """Members of tar files, one header at a time: nothing is ever extracted."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple
 
 from trivium.core.errors import DataError
 from trivium.data.source.slices import Slices
@@ -29,8 +29,7 @@ REFUSED = {
 TODO = "Write the shard again with plain files only: tar --sort=name --hard-dereference -h -cf SHARD.tar FOLDER"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file in a tar file, or the folder it lies in."""
 
     name: str
@@ -58,6 +57,7 @@ class TarFiles:
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
+        self._names = [f"{file}: byte" for file in files]
         self._slices = Slices(files)
         self._window = (-1, 0, b"")
 
@@ -160,7 +160,7 @@ class TarFiles:
             raise DataError(self._where(file, at), "data behind the end mark", "some zeros", todo)
 
     def _where(self, file: int, at: int) -> str:
-        return f"{self.files[file]}: byte {at}"
+        return f"{self._names[file]} {at}"
 
 
 def _number(field: bytes, where: str) -> int:

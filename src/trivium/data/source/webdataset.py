@@ -85,7 +85,8 @@ class WebDataset(Source):
     Format: https://github.com/webdataset/webdataset. We differ: nothing is ever unpickled, and a shard that holds
     pickles (.pyd, .pkl, .pth, or .npy of objects), links or a member twice is refused. Members that are neither the
     picture nor its words (.cls, .npy) are left where they are and counted in `ignored`.
-    Opening reads headers only; 24 bytes in memory a sample, names are read again from the shard.
+    Opening reads headers only; 24 bytes in memory a sample, names are read again from the shard. The fingerprint holds
+    names, sizes and times of the members, not what they say.
 
     Raises:
         DataError: a shard is packed, damaged or not to be trusted; the text names shard and place.
