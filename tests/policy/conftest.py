@@ -70,7 +70,9 @@ def make() -> Make:
         if state:
             segments.append(State(values=rng.normal(size=STATE).astype(np.float32), names=("a", "b", "c")))
         pixels = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(images)]
-        segments += [Image(pixels=picture, view=f"view{i}") for i, picture in enumerate(pixels)]
+        pictures = [Image(pixels=picture, view=f"view{i}") for i, picture in enumerate(pixels)]
+        robot = state or action  # its order is fixed, so give it the pictures last; others are laid out as they stand
+        segments = [*segments, *pictures] if robot else [*pictures, *segments]
         return Sample(id=name, segments=tuple(segments), source="test", license="CC0-1.0")
 
     return build

@@ -11,16 +11,26 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
+from trivium.data.source.conversation import ConversationConfig
 from trivium.data.source.hdf5 import Hdf5Config
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import ImageTextConfig
 from trivium.data.source.rlds import RldsConfig
 from trivium.data.source.source import Source
 from trivium.data.source.text import TextConfig
+from trivium.data.source.webdataset import WebDatasetConfig
 from trivium.data.source.zarr_set import ZarrConfig
 
 SourceConfig = Annotated[
-    LeRobotConfig | RldsConfig | Hdf5Config | ZarrConfig | ImageTextConfig | TextConfig, Field(discriminator="kind")
+    LeRobotConfig
+    | RldsConfig
+    | Hdf5Config
+    | ZarrConfig
+    | ImageTextConfig
+    | WebDatasetConfig
+    | ConversationConfig
+    | TextConfig,
+    Field(discriminator="kind"),
 ]
 Split = Literal["train", "val", "all"]
 

@@ -29,18 +29,23 @@ class Span:
 class VlaLayout:
     """Lays out samples of every sort for one model.
 
-    The order is fixed, whatever the order of the segments: pictures, read text, state, learned text, action tokens.
+    A robot's sample has a fixed order, whatever the order of its segments: pictures, read text, state, learned text,
+    action tokens. All others are laid out in the order of their segments, pictures where they stand.
 
-    ============= =====================================================
+    ============= =========================================================
     robot         images, instruction, state, [begin] FAST tokens [end]
     question      images, question, newline, answer, end
+    conversation  image, question, newline, answer, end, question, newline, ...
     caption       images, newline, caption, end
     document      text, end
-    ============= =====================================================
+    interleaved   text, image, newline, text, image, newline, text, end
+    ============= =========================================================
 
     There is no chat template: base models have none, and a newline costs one token. Every learned span but a document
-    follows a token that is always there (the newline, [begin]), so that a loss never hangs on a token that modality
-    dropout may take away. Action ids sit above all text ids: FAST id i is `extra_start + i`, then [begin], then [end].
+    at the very start follows a token that is always there (the newline, [begin]), so that a loss never hangs on a
+    token that modality dropout may take away. The texts of one interleaved document have one end, behind the last:
+    a picture within it ends nothing. Action ids sit above all text ids: FAST id i is `extra_start + i`, then [begin],
+    then [end].
     """
 
     def __init__(self, vocab: Vocab, tokens_per_image: int, fast: FastTokenizer | None) -> None:
@@ -99,6 +104,11 @@ class VlaLayout:
             raise DataError(
                 f"sample {sample.id}", "a video", "pictures, text, state and action", "Take frames out of it first."
             )
+        spans = self._robot(sample) if _of_robot(sample) else self._in_order(sample)
+        return [span for span in spans if span.tokens]
+
+    def _robot(self, sample: Sample) -> list[Span]:
+        """Return the spans of an observation, with or without what to do."""
         texts: list[Text] = sample.of(Text)
         spans = [Span(Kind.IMAGE, [0] * self.tokens_per_image) for _ in sample.of(Image)]
         spans += [Span(Kind.TEXT, self.vocab.encode(text.text)) for text in texts if text.role == "instruction"]
@@ -108,7 +118,27 @@ class VlaLayout:
         action = _single(sample, Action)
         if action is not None and self.fast is not None:
             spans += self._act(action, sample)
-        return [span for span in spans if span.tokens]
+        return spans
+
+    def _in_order(self, sample: Sample) -> list[Span]:
+        """Return the spans of pictures and words, in the order of their segments."""
+        documents = {
+            i: self.vocab.encode(segment.text)
+            for i, segment in enumerate(sample.segments)
+            if isinstance(segment, Text) and segment.role == "document"
+        }
+        last = max((i for i, ids in documents.items() if ids), default=-1)
+        spans: list[Span] = []
+        for i, segment in enumerate(sample.segments):
+            if isinstance(segment, Image):
+                spans.append(Span(Kind.IMAGE, [0] * self.tokens_per_image))
+            elif documents.get(i):
+                spans += [Span(Kind.TEXT, self.newline)] if spans else []
+                end = [self.vocab.end] if i == last else []
+                spans.append(Span(Kind.TEXT, [*documents[i], *end], learned=True))
+            elif isinstance(segment, Text) and i not in documents:
+                spans += self._talk(segment)
+        return spans
 
     def _talk(self, text: Text) -> list[Span]:
         """Return the spans of a question, an answer, a caption or a document."""
@@ -126,6 +156,12 @@ class VlaLayout:
         begin, end = first + self.fast.vocab_size, first + self.fast.vocab_size + 1
         ids = [first + token for token in self.fast.encode(_finite(action.values, sample, "action"))]
         return [Span(Kind.ACTION, [begin]), Span(Kind.ACTION, [*ids, end], learned=True)]
+
+
+def _of_robot(sample: Sample) -> bool:
+    """Tell whether a robot felt, did or saw this; what teaches no word is what a policy looks at, state or none."""
+    words = any(text.role in LEARNED for text in sample.of(Text))
+    return bool(sample.embodiment or sample.of(State) or sample.of(Action) or not words)
 
 
 def _count(spans: list[Span]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import survive
-from lerobot_sets import add_words, film, png, set_cell, shade, word, write_v2, write_v3
+from lerobot_sets import add_words, word, write_v2, write_v3
 
 from trivium.data.source.lerobot import LeRobotConfig
 

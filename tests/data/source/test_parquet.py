@@ -9,8 +9,8 @@ from PIL import Image as Pillow
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Text
-from trivium.data.source import parquet as module
-from trivium.data.source.parquet import ImageTextConfig, QuestionColumns
+from trivium.data.source import picture
+from trivium.data.source.parquet import CaptionColumns, ImageTextConfig, QuestionColumns
 from trivium.data.source.source import is_blank
 
 
@@ -85,7 +85,7 @@ def test_transparent_and_grey_pictures_become_rgb(tmp_path):
 
 def test_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", {"image": [encoded(1, (80, 60))], "caption": ["a"]})
-    monkeypatch.setattr(module, "MAX_PIXELS", 4000)
+    monkeypatch.setattr(picture, "MAX_PIXELS", 4000)
     assert f"{path}: row 0: found a picture of 80 x 60 pixels, above 4,000" in broken(path)
     # Pillow's own limits, which only warn up to twice, must neither let one through nor warn.
     monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 3000)
@@ -123,7 +123,7 @@ def test_wrong_columns(tmp_path):
         path, image_column="picture"
     )
     assert "found column 'number' of type int64" in broken(path, image_column="number")
-    words = module.CaptionColumns(caption="number")
+    words = CaptionColumns(caption="number")
     assert "column number: found type int64; expected strings" in broken(path, words=words)
 
 

@@ -1,7 +1,5 @@
 """Pictures with words in Parquet: captions, or questions with answers."""
 
-import io
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
-from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Role, Sample, Text
-from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.picture import EXPECTED, Encoded, decode, outline, picture_below
+from trivium.data.source.source import Source, digest
 from trivium.data.source.table import read_table
 
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded: 192 MB of RGB. The header is checked before any pixel is unpacked."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 CACHED_GROUPS = 4
 
 
@@ -118,12 +112,7 @@ class ImageText(Source):
 
     def peek(self, i: int) -> Sample:
         """Return row `i` with a blank picture: only the header of the file is read."""
-        with self._image(i) as image:
-            width, height = image.size
-            # Only JPEG keeps its orientation in the header; asking a PNG would decode it.
-            if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-                width, height = height, width
-        return self._sample(i, blank(height, width))
+        return self._sample(i, outline(self._encoded(i), self._where(i)))
 
     def read(self, i: int) -> Sample:
         """Return row `i`.
@@ -131,14 +120,7 @@ class ImageText(Source):
         Raises:
             DataError: the picture is missing, broken, or larger than 64 megapixels.
         """
-        with self._image(i) as image:
-            try:
-                upright = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
-                flat = upright.convert("RGBA") if "transparency" in upright.info else upright
-                pixels = np.asarray(flat.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise self._bad(i, f"a picture that cannot be decoded ({error})") from error
-        return self._sample(i, pixels)
+        return self._sample(i, decode(self._encoded(i), self._where(i)))
 
     def _sample(self, i: int, pixels: UInt8[np.ndarray, "_ _ 3"]) -> Sample:
         words = [Text(text=self._words[column][i].as_py(), role=role) for column, role in self._roles.items()]
@@ -149,37 +131,16 @@ class ImageText(Source):
             license=self.license,
         )
 
-    def _image(self, i: int) -> Pillow.Image:
-        """Open a picture without decoding it, and refuse what is too large."""
-        data = self._bytes(i)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # our own limit is stricter
-                image = Pillow.open(io.BytesIO(data), formats=FORMATS)
-        except (UnidentifiedImageError, Pillow.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise self._bad(i, f"{len(data):,} bytes that are no picture ({type(error).__name__})") from error
-        if image.width * image.height > MAX_PIXELS:
-            raise self._bad(i, f"a picture of {image.width} x {image.height} pixels, above {MAX_PIXELS:,}")
-        return image
-
-    def _bytes(self, i: int) -> bytes:
+    def _encoded(self, i: int) -> Encoded:
         group = int(np.searchsorted(self._ends, i, side="right"))
         begin = int(self._ends[group - 1]) if group else 0
         cell: Any = self._column(group)[i - begin].as_py()
         if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or self._from_file(i, cell.get("path"))
+            path = cell.get("path")
+            cell = cell.get("bytes") or (picture_below(self._root, path, self._where(i)) if path else None)
         if not cell:
-            raise self._bad(i, "no picture")
+            raise DataError(self._where(i), "no picture", EXPECTED, "Remove that row or write its picture again.")
         return cell
-
-    def _from_file(self, i: int, path: str | None) -> bytes | None:
-        """Read a picture that lies beside the table; a path may not lead out of the folder."""
-        if not path:
-            return None
-        file = (self._root / path).resolve()
-        if not file.is_relative_to(self._root.resolve()) or not file.is_file():
-            raise self._bad(i, f"a path {path!r} that is no file in {self._root}")
-        return file.read_bytes()
 
     def _column(self, group: int) -> pa.ChunkedArray:
         if group not in self._cache:
@@ -210,7 +171,7 @@ class ImageText(Source):
         for column, values in words.items():
             for i, text in enumerate(values.to_pylist()):
                 if not (text or "").strip():
-                    raise self._bad(i, f"an empty {column}", "words", "Remove that row.")
+                    raise DataError(self._where(i), f"an empty {column}", "words", "Remove that row.")
         return words
 
     def _read_groups(self, tables: list[pa.Table]) -> Int[np.ndarray, " n"]:
@@ -224,12 +185,9 @@ class ImageText(Source):
             )
         return values.astype(np.int64)
 
-    def _bad(
-        self, i: int, found: str, expected: str = "a whole JPEG, PNG, WebP or BMP picture", todo: str = ""
-    ) -> DataError:
+    def _where(self, i: int) -> str:
         f = int(np.searchsorted(self._first, i, side="right")) - 1
-        where = f"{self._files[f]}: row {i - self._first[f]}"
-        return DataError(where, found, expected, todo or "Remove that row or write its picture again.")
+        return f"{self._files[f]}: row {i - self._first[f]}"
 
 
 def _files(root: Path) -> list[Path]:
