@@ -10,12 +10,14 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
+from trivium.data.source.code import CodeConfig
+from trivium.data.source.interleaved import InterleavedConfig
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import ImageTextConfig
 from trivium.data.source.source import Source
 from trivium.data.source.text import TextConfig
 
-SourceConfig = Annotated[LeRobotConfig | ImageTextConfig | TextConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[LeRobotConfig | ImageTextConfig | TextConfig | CodeConfig | InterleavedConfig, Field(discriminator="kind")]
 Split = Literal["train", "val", "all"]
 
 
