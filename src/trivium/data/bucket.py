@@ -17,7 +17,9 @@ from trivium.data.source.parquet import ImageTextConfig
 from trivium.data.source.source import Source
 from trivium.data.source.text import TextConfig
 
-SourceConfig = Annotated[LeRobotConfig | ImageTextConfig | TextConfig | CodeConfig | InterleavedConfig, Field(discriminator="kind")]
+SourceConfig = Annotated[
+    LeRobotConfig | ImageTextConfig | TextConfig | CodeConfig | InterleavedConfig, Field(discriminator="kind")
+]
 Split = Literal["train", "val", "all"]
 
 
