@@ -157,7 +157,7 @@ def test_sentinels_spelled_otherwise():
     assert text == "<|file_sep|><file_sep><\\|file_sep|><|endoftext|>"
     with pytest.raises(ConfigError, match="found a name 'file'; expected one of endoftext"):
         Sentinels({"file": "<f>"})
-    with pytest.raises(ConfigError, match="sentinels.file_sep: found 'FILE'; expected one word in angle brackets"):
+    with pytest.raises(ConfigError, match=r"sentinels.file_sep: found 'FILE'; expected one word in angle brackets"):
         Sentinels({"file_sep": "FILE"})
     with pytest.raises(ConfigError, match="found '<pr>' for two names"):
         Sentinels({"file_sep": "<pr>"})

@@ -46,7 +46,7 @@ def test_prepare_writes_once_and_again_when_the_video_changes(tmp_path):
     assert prepare(tmp_path) == []
     assert len(load(tmp_path / "a.mp4").starts_s) == 2
     film(tmp_path / "a.mp4", [1.0, 1.0, 1.0])
-    with pytest.raises(DataError, match="a.scenes.json: found the scenes of another video"):
+    with pytest.raises(DataError, match=r"a.scenes.json: found the scenes of another video"):
         load(tmp_path / "a.mp4")
     assert prepare(tmp_path) == [tmp_path / "a.scenes.json"]
     assert len(load(tmp_path / "a.mp4").starts_s) == 3
@@ -73,6 +73,8 @@ def test_the_command_in_the_error_works(tmp_path):
         ({"starts_s": [0.0, 0.0]}, "times that do not rise"),
         ({"starts_s": [0.0, float("nan")]}, "times that do not rise"),
         ({"end_s": -1.0}, "times that do not rise"),
+        ({"end_s": 1e300}, "times that do not rise"),
+        ({"end_s": 10**400}, "too large"),
         ({"height": 10**9}, "pictures of 1000000000 x 64"),
         ({"width": "x"}, "pictures of 48 x 'x'"),
         ({"video": 3}, "no hash of the video"),
@@ -102,14 +104,14 @@ def test_truncated_and_other_files(tmp_path):
     path = clip(tmp_path / "a.mp4")
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(
-        DataError, match="a.mp4: found a truncated video: its index points to byte .*; expected a whole mp4"
+        DataError, match=r"a.mp4: found a truncated video: its index points to byte .*; expected a whole mp4"
     ):
         prepare(tmp_path)
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="a.mp4: found a video that cannot be opened"):
+    with pytest.raises(DataError, match=r"a.mp4: found a video that cannot be opened"):
         prepare(tmp_path)
     path.unlink()
-    with pytest.raises(DataError, match="found a folder without .mp4 files"):
+    with pytest.raises(DataError, match=r"found a folder without .mp4 files"):
         prepare(tmp_path)
     with pytest.raises(DataError, match="found no such file or folder"):
         prepare(tmp_path / "nowhere")

@@ -129,6 +129,7 @@ def test_cues_out_of_order_are_sorted_and_silence_is_allowed(tmp_path):
         ("a.json", "[]", "found NoneType for a list"),
         ("a.json", '{"segments": [{"start": 1, "end": NaN, "text": "x"}]}', "segment 0: found times from 1 to nan"),
         ("a.json", '{"segments": [{"start": -1, "end": 2, "text": "x"}]}', "segment 0: found times from -1 to 2"),
+        ("a.json", f'{{"segments": [{{"start": 1, "end": 1{"0" * 400}, "text": "x"}}]}}', "times from 1 to inf s"),
         ("a.json", '{"segments": [{"start": "1", "end": 2, "text": "x"}]}', "segment 0: found '1' for a time"),
         ("a.json", '{"segments": [{"start": 1, "end": 2}]}', "segment 0: found None under 'text'"),
         ("a.json", '{"segments": [{"start": 1, "end": 2, "text": "\\ud800"}]}', "segment 0: found half a character"),

@@ -32,7 +32,7 @@ class InterleavedConfig(Config):
     path: str
     """A folder of NAME.mp4, each with NAME.srt, NAME.vtt or a Whisper NAME.json, and NAME.scenes.json, which
     `python -m trivium.data.source.scene FOLDER` writes."""
-    every_s: float = Field(default=4.0, gt=0)
+    every_s: float = Field(default=4.0, ge=0.01)
     """Seconds from one key frame to the next within a scene, 2 to 10; a shorter scene gives the frame at its middle.
     4 gives about the 0.27 key frames a second of Emu3.5; smaller means more picture tokens a minute."""
     max_frames: int = Field(default=8, ge=1)

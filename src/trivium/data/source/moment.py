@@ -43,6 +43,7 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
         container.close()
         raise VideoError(f"frames of {height} x {width} pixels, not from 1 to {MAX_PIXELS:,}")
     codec.thread_count = 1
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow in the middle of a stream
     return container, stream
 
 

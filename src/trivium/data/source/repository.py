@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from trivium.core.errors import DataError
 from trivium.core.rng import numpy_rng
 from trivium.data.source.fim import fill, overhead, unfill
@@ -81,11 +79,8 @@ def pieces(drawing: Drawing, repo: str, files: Sequence[CodeFile]) -> Iterator[P
             )
         for j, part in enumerate(_parts(s, file.content, room)):
             code = s.escape(part)
-            if chosen:
-                code = fill(s, head, code, numpy_rng(drawing.seed, "fim", repo, file.path, j))
-            else:
-                code = head + code
-            code = s["file_sep"] + code
+            told = fill(s, head, code, numpy_rng(drawing.seed, "fim", repo, file.path, j)) if chosen else head + code
+            code = s["file_sep"] + told
             if inside and len(text) + len(code) > drawing.max_chars - len(s["endoftext"]):
                 yield Piece(text=text, files=tuple(inside))
                 text, inside = start, []

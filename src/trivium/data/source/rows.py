@@ -14,8 +14,9 @@ from trivium.core.errors import DataError
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz")
 MAX_BYTES = 4 << 30
-"""Largest unpacked file of lines, or row group: a small file may unpack to a thousand times its size."""
-BATCH_ROWS = 1024
+"""Largest file, unpacked: a small one may unpack to a thousand times its size."""
+BATCH_ROWS, BATCH_BYTES = 1024, 256 << 20
+"""What is unpacked at a time: one long text that a row group holds once may stand in each of its rows."""
 
 
 def row_files(root: Path) -> list[Path]:
@@ -54,7 +55,7 @@ def read_rows(file: Path, columns: Sequence[str], optional: Sequence[str]) -> It
 
 
 def _parquet(file: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
+    number = read = 0
     try:
         with pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
@@ -64,8 +65,11 @@ def _parquet(file: Path, columns: Sequence[str], optional: Sequence[str]) -> Ite
                 raise DataError(str(file), found, expected, "Correct `columns`, or write the set again.")
             wanted = [name for name in (*columns, *optional) if name in names]
             for group in range(parquet.num_row_groups):
-                _check_size(file, parquet.metadata.row_group(group), group)
-                for batch in parquet.iter_batches(BATCH_ROWS, [group], wanted):
+                size = parquet.metadata.row_group(group).total_byte_size
+                for batch in parquet.iter_batches(min(BATCH_ROWS, BATCH_BYTES // max(size, 1) + 1), [group], wanted):
+                    read += batch.nbytes
+                    if read > MAX_BYTES:
+                        raise _too_large(file)
                     batch.validate(full=True)  # offsets and UTF-8: a broken page must not become wrong text
                     for row in batch.to_pylist():
                         yield f"{file}: row {number}", row
@@ -76,11 +80,8 @@ def _parquet(file: Path, columns: Sequence[str], optional: Sequence[str]) -> Ite
         raise DataError(where, f"broken Parquet ({reason})", "a whole Parquet file", "Copy it again.") from error
 
 
-def _check_size(file: Path, group: pq.RowGroupMetaData, number: int) -> None:
-    if group.total_byte_size > MAX_BYTES:
-        found = f"{group.total_byte_size:,} bytes unpacked"
-        where = f"{file}: row group {number}"
-        raise DataError(where, found, f"at most {MAX_BYTES:,}", "Write it with smaller row groups.")
+def _too_large(file: Path) -> DataError:
+    return DataError(str(file), f"more than {MAX_BYTES:,} bytes unpacked", "less", "Split it into several files.")
 
 
 def _json(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,8 +105,7 @@ def _lines(file: Path) -> Iterator[bytes]:
             while line := stream.readline(MAX_BYTES - read + 1):
                 read += len(line)
                 if read > MAX_BYTES:
-                    found, todo = f"more than {MAX_BYTES:,} bytes unpacked", "Split it into several files."
-                    raise DataError(str(file), found, "less", todo)
+                    raise _too_large(file)
                 yield line
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(str(file), f"a broken file ({error})", "a whole one", "Copy it again.") from error

@@ -4,7 +4,6 @@ Run as a command it prepares a folder: `python -m trivium.data.source.scene FOLD
 """
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +27,8 @@ fastest motion 23."""
 MIN_SCENE_S = 0.6
 """Shorter scenes are flashes and stay with the one before (15 frames in PySceneDetect)."""
 HEAD_BYTES = 1 << 16
+MAX_S = 1e6
+"""Longest video, eleven days: key frames are laid out over its length before anything is decoded."""
 MAX_BYTES = 8 << 20
 """Largest file of scenes that is read."""
 SUFFIX = ".scenes.json"
@@ -106,7 +107,7 @@ class _Watched:
         """Yield the frames as small pictures."""
         before_s = -1.0
         for time_s, frame in frames:
-            if not max(before_s, 0.0) <= time_s < math.inf:
+            if not max(before_s, 0.0) <= time_s < MAX_S:
                 raise VideoError(f"a frame at {time_s:g} s after one at {before_s:g} s")
             if before_s < 0:
                 height, width = (frame.height, frame.width)
@@ -195,7 +196,7 @@ def _parse(data: dict) -> Scenes:
     height, width, video = data["height"], data["width"], data["video"]
     if not all(isinstance(value, int) and value > 0 for value in (height, width)) or height * width > MAX_PIXELS:
         raise ValueError(f"pictures of {height!r} x {width!r}")
-    if not starts_s or not all(math.isfinite(edge) and edge >= 0 for edge in edges) or sorted(set(edges)) != edges:
+    if not starts_s or not all(0 <= edge < MAX_S for edge in edges) or sorted(set(edges)) != edges:
         raise ValueError("times that do not rise")
     if not isinstance(video, str):
         raise ValueError("no hash of the video")

@@ -14,13 +14,15 @@ from trivium.core.errors import DataError
 SUFFIXES = (".srt", ".vtt", ".json")
 MAX_BYTES = 16 << 20
 """Largest transcript: about 200 hours of speech with a time for every word."""
+MAX_S = 1e6
+"""Latest time, eleven days in."""
 MAX_RUN_S = 15.0
 """Speech without a pause or the end of a sentence is cut after so long, or pictures would pile up behind it."""
 TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 TIMING = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?")
 TAG = {".srt": re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}"), ".vtt": re.compile(r"<[^<>]*>")}
 WORD_TIME = re.compile(r"<\d\d:\d\d:\d\d\.\d{3}>")
-SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]」』]*$")
+SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]\u300d\u300f]*$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,15 +179,18 @@ def _times(where: str, holder: Mapping[str, Any], before_s: float | None) -> tup
     """Return start and end; WhisperX gives none for numerals, which then stand where the word before ended."""
     if before_s is not None and "start" not in holder and "end" not in holder:
         return before_s, before_s
-    values = [holder.get("start"), holder.get("end")]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _bad(where, f"{value!r} for a time", "seconds under 'start' and 'end'")
-    return _check_times(where, *values)
+    start_s, end_s = (_second(where, holder.get(key)) for key in ("start", "end"))
+    return _check_times(where, start_s, end_s)
+
+
+def _second(where: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad(where, f"{value!r} for a time", "seconds under 'start' and 'end'")
+    return math.inf if abs(value) >= MAX_S else value  # a whole number may be too large for a float
 
 
 def _check_times(where: str, start_s: float, end_s: float) -> tuple[float, float]:
-    if not (math.isfinite(start_s) and math.isfinite(end_s) and 0 <= start_s <= end_s):
+    if not 0 <= start_s <= end_s < MAX_S:
         raise _bad(
             where, f"times from {start_s:g} to {end_s:g} s", "an end that is not before its beginning, from 0 on"
         )
