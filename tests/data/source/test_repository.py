@@ -40,7 +40,7 @@ def joined(texts: list[str]) -> tuple[set[str | None], list[tuple[str | None, st
     return names, found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILES, PATHS, st.integers(0, 10_000))
 def test_texts_with_names_give_every_file_back_once(files, repo, seed):
     texts = told(drawing(metadata=1.0, seed=seed), repo, files)
@@ -51,7 +51,7 @@ def test_texts_with_names_give_every_file_back_once(files, repo, seed):
     assert max(map(len, texts)) <= 600
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILES, st.integers(0, 10_000))
 def test_texts_without_names_give_all_code_back(files, seed):
     texts = told(drawing(metadata=0.0, seed=seed), "r", files)
@@ -63,7 +63,7 @@ def test_texts_without_names_give_all_code_back(files, seed):
     assert all(part in code for part in order)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(CODE, st.integers(0, 10_000))
 def test_rearranging_is_undone(code, seed):
     escaped = PLAIN.escape(code)

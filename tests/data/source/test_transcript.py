@@ -85,8 +85,6 @@ def test_rolling_captions_are_told_once(tmp_path):
         "00:00:02.000 --> 00:00:02.010\nwell then\n \n\n"
         "00:00:02.010 --> 00:00:04.000\nwell then\nlet<00:00:03.000><c> us</c><00:00:03.500><c> go</c>\n\n"
     )
-    # YouTube's blank second line is a space, which ends the block here and leaves the words to stand alone.
-    text = text.replace("\n \n", "\n")
     assert told(read(tmp_path, "a.vtt", text)) == [(0.0, 2.0, "well then"), (2.01, 4.0, "let us go")]
 
 

@@ -15,7 +15,7 @@ from trivium.core.errors import DataError
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz")
 MAX_BYTES = 4 << 30
 """Largest file, unpacked: a small one may unpack to a thousand times its size."""
-BATCH_ROWS, BATCH_BYTES = 1024, 256 << 20
+BATCH_ROWS, BATCH_BYTES = 1024, 1 << 30
 """What is unpacked at a time: one long text that a row group holds once may stand in each of its rows."""
 
 

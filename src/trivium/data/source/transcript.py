@@ -93,7 +93,8 @@ def _cues(path: Path, text: str) -> Iterator[Utterance]:
         raise _bad(f"{path}: line 1", repr(lines[0][:40]), "WEBVTT")
     last, last_end_s, first = "", -1.0, 0
     cue: tuple[float, float, list[str]] | None = None
-    for end in (n for n, line in enumerate(lines) if not line.strip()):
+    # In WebVTT a line with a blank in it is a line; SubRip files are parted by such ones too.
+    for end in (n for n, line in enumerate(lines) if not (line if vtt else line.strip())):
         begin, first = first, end + 1
         block = lines[begin:end]
         if not block:
