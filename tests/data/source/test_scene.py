@@ -64,6 +64,10 @@ def test_the_command_in_the_error_works(tmp_path):
     here = os.environ | {"PYTHONPATH": str(Path(trivium.__file__).parents[1])}
     subprocess.run([sys.executable, *words], check=True, capture_output=True, env=here)
     assert load(path).end_s == pytest.approx(1.0)
+    path.write_bytes(b"nothing")
+    told = subprocess.run([sys.executable, *words], capture_output=True, env=here, text=True)
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"{path}: found a video that cannot be opened")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
-from trivium.core.errors import DataError
+from trivium.core.errors import DataError, TriviumError
 from trivium.core.files import write_json
 from trivium.data.source.moment import MAX_PIXELS, decode, open_video
 from trivium.data.source.source import digest
@@ -209,5 +209,10 @@ def _parse(data: dict) -> Scenes:
 
 
 if __name__ == "__main__":
-    for written in prepare(Path(sys.argv[1])):
-        print(written)
+    if len(sys.argv) != 2:
+        sys.exit("Type: python -m trivium.data.source.scene FOLDER")
+    try:
+        for written in prepare(Path(sys.argv[1])):
+            print(written)
+    except TriviumError as error:
+        sys.exit(str(error))
