@@ -11,8 +11,10 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
+from trivium.data.source.code import CodeConfig
 from trivium.data.source.conversation import ConversationConfig
 from trivium.data.source.hdf5 import Hdf5Config
+from trivium.data.source.interleaved import InterleavedConfig
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import ImageTextConfig
 from trivium.data.source.rlds import RldsConfig
@@ -29,7 +31,9 @@ SourceConfig = Annotated[
     | ImageTextConfig
     | WebDatasetConfig
     | ConversationConfig
-    | TextConfig,
+    | InterleavedConfig
+    | TextConfig
+    | CodeConfig,
     Field(discriminator="kind"),
 ]
 Split = Literal["train", "val", "all"]
