@@ -23,7 +23,7 @@ PREFETCH = 2
 """Batches that each worker keeps ready."""
 
 
-class Mistake(DataError):
+class MistakeError(DataError):
     """A step failed with an error that is none of ours, so that the record is not to blame: it is not replaced."""
 
 
@@ -151,7 +151,7 @@ class Loader:
         """Return a row, or what is wrong with the record; what is wrong with us is raised."""
         try:
             return self._build(number, bucket, i)
-        except Mistake:
+        except MistakeError:
             raise
         except DataError as error:
             return error
@@ -167,7 +167,7 @@ class Loader:
         except TriviumError:
             raise
         except Exception as error:
-            raise Mistake(
+            raise MistakeError(
                 f"bucket {bucket}, sample {i} of source {source.name}",
                 f"{type(error).__name__}: {error}",
                 "a sample that can be read, transformed and laid out",

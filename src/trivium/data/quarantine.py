@@ -39,7 +39,7 @@ class Bad:
     replaced_by: int
     """Number within the source of the sample that was trained on instead."""
     short: dict[str, int]
-    """Tokens by modality that the replacement lacks; empty where it costs the same, and then the batch is as planned."""
+    """Tokens by modality that the replacement lacks; empty where it costs the same, and the batch is as planned."""
 
     @property
     def kind(self) -> str:
@@ -129,7 +129,7 @@ class Quarantine:
                 f"stage {self._stage}, batch {bad.batch}",
                 f"{number} bad samples among the first {round(read):,}; the last is {bad.where}: {bad.found}",
                 f"at most {share:g} of them (of {FEWEST}, where there are fewer), as max_bad_share of the mixture says",
-                f"{self._path} lists them with their reasons: mend or remove them, or raise max_bad_share in a new run.",
+                f"{self._path} lists them with reasons: mend or remove them, or raise max_bad_share in a new run.",
             )
 
     def _write(self, bad: Bad) -> None:
