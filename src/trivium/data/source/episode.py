@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -58,7 +59,7 @@ class Trajectories:
     shown: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
 
-    @property
+    @cached_property
     def begin(self) -> Int[np.ndarray, " e"]:
         """First frame of each episode."""
         return np.concatenate([np.zeros(1, self.end.dtype), self.end[:-1]])
