@@ -264,3 +264,26 @@ def test_a_resume_that_forgets_something_is_seen(reference: tuple, place: Path, 
     assert ask(wait=process) == EXIT_RESUME, log(folder)
     assert ask(wait=ask(folder=folder, data=data, omit=omit)) == 0, log(folder)
     assert (outcome(folder) == reference) == (omit == "")
+
+
+def test_a_bad_record_is_replaced_listed_and_survives_a_kill(place: Path, data: Path, ask: Asker, whole: Path):
+    """Whatever the workers and the kills: the tokens are those of the plan, and each bad sample has one line."""
+    group = json.loads((whole / "samples/samples.json").read_text())[0]["id"].split("/")  # of the training side
+    folders = [place / name for name in ("bad", "bad-workers", "bad-killed")]
+    bad = (int(group[1]), int(group[2]))
+    assert ask(wait=ask(folder=folders[0], data=data, bad=bad)) == 0, log(folders[0])
+    assert ask(wait=ask(folder=folders[1], data=data, bad=bad, workers=2)) == 0, log(folders[1])
+    process = ask(folder=folders[2], data=data, bad=bad)
+    wait_for_steps(folders[2], 11)
+    os.kill(process, signal.SIGKILL)
+    ask(wait=process)
+    assert ask(wait=ask(folder=folders[2], data=data, bad=bad)) == 0, log(folders[2])
+    (line,) = [json.loads(line) for line in (folders[0] / "quarantine.jsonl").read_text().splitlines()]
+    assert (line["stage"], line["bucket"], line["found"]) == ("vla", "robot", "a spoilt picture")
+    assert line["where"] == f"episode {bad[0]}, frame {bad[1]}"
+    tokens = [[one["tokens"] for one in metrics(folder)] for folder in (whole, folders[0])]
+    assert tokens[0] == tokens[1]
+    for folder in folders[1:]:
+        assert outcome(folder) == outcome(folders[0])
+        assert (folder / "quarantine.jsonl").read_bytes() == (folders[0] / "quarantine.jsonl").read_bytes()
+    assert outcome(folders[0])[0] != outcome(whole)[0]  # another sample was trained on

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image as Pillow
 
 from trivium.assemble import World
-from trivium.core.errors import ConfigError
+from trivium.core.errors import ConfigError, DataError
 from trivium.core.files import publish_folder, write_json
-from trivium.core.log import console
+from trivium.core.log import console, warn
 from trivium.core.rng import isolated, key
 from trivium.core.sample import Action, Image, Sample, State, Text
 from trivium.data.bucket import select
+from trivium.data.source.source import Source
 from trivium.eval.rollout import evaluate
 from trivium.probe.check import Memory, health_check
 from trivium.probe.features import extract, raw_pixels
@@ -92,8 +93,7 @@ def draw_samples(world: World) -> None:
 
     def fill(partial: Path) -> None:
         strips = []
-        for number, i in enumerate(chosen):
-            sample = source.read(int(i))
+        for number, sample in enumerate(_readable(source, chosen)[0]):
             Pillow.fromarray(sample.of(Image)[0].pixels).save(partial / f"{number}.png")
             strips.append(_strip(sample, f"samples/{number}.png"))
         write_json(partial / "samples.json", strips)
@@ -109,8 +109,7 @@ def _prepare(world: World) -> _Ground:
         found = select(source, split, config.robot.val_share)
         number = min(len(found), config.health.num_samples // 2)
         halves.append(found[np.linspace(0, len(found) - 1, number).astype(int)])
-    chosen = np.concatenate(halves)
-    samples = [source.read(int(i)) for i in chosen]
+    samples, chosen = _readable(source, np.concatenate(halves))
     tasks = number_tasks([source.task(int(i)) for i in chosen])
     target = config.health.target
     with isolated(key(config.seed, "controls")):
@@ -122,7 +121,7 @@ def _prepare(world: World) -> _Ground:
         samples=samples,
         episodes=source.groups()[chosen],
         tasks=tasks,
-        seen=np.arange(len(chosen)) >= len(halves[0]),
+        seen=np.isin(chosen, halves[1]),
         targets=[
             *([object_position(samples, target)] if target else []),
             next_actions([world.chain.forward(sample, None) for sample in samples]),
@@ -131,6 +130,22 @@ def _prepare(world: World) -> _Ground:
         controls=controls,
         memory={},
     )
+
+
+def _readable(source: Source, chosen: np.ndarray) -> tuple[list[Sample], np.ndarray]:
+    """Read the chosen samples, and say which of them are bad and left out; return what was read, and its numbers."""
+    found: list[tuple[int, Sample]] = []
+    bad: list[DataError] = []
+    for i in chosen.tolist():
+        try:
+            found.append((i, source.read(i)))
+        except DataError as error:
+            bad.append(error)
+    if bad and not found:
+        raise bad[0]
+    if bad:
+        warn(f"{len(bad)} of {len(chosen)} samples are bad and not looked at here; the first: {bad[0]}")
+    return [sample for _, sample in found], np.asarray([i for i, _ in found])
 
 
 def _strip(sample: Sample, picture: str) -> dict:

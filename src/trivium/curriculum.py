@@ -15,7 +15,9 @@ from trivium.core.errors import CheckpointError
 from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
+from trivium.data.quarantine import Quarantine
 from trivium.run import Run, claim, open_run
+from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
 from trivium.train.guard import EXIT_RESUME, Guard
 from trivium.train.loop import run_stage
@@ -110,7 +112,15 @@ def _stage(
         state.begin_stage(stage.name, index, work.plan.fingerprint)
     checkpoints = Checkpoints(folder / "checkpoints")
     meter.begin(state, stage.steps)
-    batches = work.loader.batches(state.data_position, stage.steps, stage.accumulate)
+    quarantine = Quarantine(folder / "quarantine.jsonl", stage.name, work.plan, writes=parallel.rank() == 0)
+    batches = work.loader.batches(
+        state.data_position,
+        stage.steps,
+        stage.accumulate,
+        parallel.rank(),
+        parallel.world_size(),
+        report=lambda bad: quarantine.add(parallel.from_all_ranks(bad)),
+    )
     with clock(f"train: {stage.name}"), closing(batches), stop.holding():
         ended = run_stage(
             work.objective,

@@ -51,10 +51,11 @@ class Letters:
         )
 
 
-def loader(toy_set, workers: int = 0, seed: int = 0, layout: Letters | None = None) -> Loader:
+def loader(toy_set, workers: int = 0, seed: int = 0, layout: Letters | None = None, bad: float = 0.01) -> Loader:
     source = LeRobotConfig(path=str(toy_set), views=("front",), horizon=3)
     bucket = BucketConfig(name="toy", source=source, weight=1.0, max_epochs=50.0, split="all")
-    mixture = MixtureConfig(buckets=(bucket,), row_length=64, rows_per_batch=2, max_images_per_row=8, workers=workers)
+    sizes = {"row_length": 64, "rows_per_batch": 2, "max_images_per_row": 8}
+    mixture = MixtureConfig(buckets=(bucket,), **sizes, workers=workers, max_bad_share=bad)
     sources = mixture.build()
     chain = Chain([RandomShiftConfig(pixels=3).build({})])
     index = count(sources["toy"], select(sources["toy"], "all", 0.0), chain, Letters())
@@ -82,7 +83,7 @@ def test_starting_in_the_middle_continues_exactly(toy_set):
 
 
 def test_augmentation_is_drawn_anew_for_each_batch_and_seed(toy_set):
-    first, other = loader(toy_set).make(0), loader(toy_set, seed=1).make(0)
+    first, other = loader(toy_set).make(0).batch, loader(toy_set, seed=1).make(0).batch
     assert first.ids == other.ids
     assert not torch.equal(first.images, other.images)
     seen: dict[str, list[torch.Tensor]] = {}
@@ -117,7 +118,7 @@ def test_an_error_in_a_worker_names_the_sample(toy_set, workers):
 
 
 def test_a_broken_video_in_a_worker_names_the_episode(own_set):
-    broken = loader(own_set, workers=1)
+    broken = loader(own_set, workers=1, bad=0.0)
     file = own_set / "videos/observation.images.front/chunk-000/file-001.mp4"
     file.write_bytes(b"gone")
     with pytest.raises(DataError, match=r"file-001.mp4: episode 2, frame \d: found a video that cannot be decoded"):

@@ -15,9 +15,10 @@ from trivium.action.fast import FastConfig
 from trivium.action.flow import FlowConfig
 from trivium.action.prior import ActionPriorConfig
 from trivium.connect.mlp import MlpConnectorConfig
+from trivium.core.errors import DataError
 from trivium.core.files import publish_folder, write_json
 from trivium.data.bucket import BucketConfig, MixtureConfig
-from trivium.data.source.lerobot import LeRobotConfig
+from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.data.source.lerobot_schema import SetSpec
 from trivium.data.source.lerobot_write import Episode, LeRobotWriter
 from trivium.data.transform import NormalizeConfig, RandomShiftConfig
@@ -154,10 +155,24 @@ def forget(what: str) -> None:
         curriculum.Saved.restore = lambda self, module, optimizer=None: restore(self, module)
 
 
-def alone(folder: str, data: str, omit: str = "", workers: int = 1) -> None:
+def spoil(episode: int, frame: int) -> None:
+    """Break one picture of the set, for this process and its workers."""
+    whole = LeRobot.picture
+
+    def picture(self: LeRobot, view: str, place: int, at: int) -> np.ndarray:
+        if (place, at) == (episode, frame):
+            raise DataError(f"episode {place}, frame {at}", "a spoilt picture", "a whole one", "Record it again.")
+        return whole(self, view, place, at)
+
+    LeRobot.picture = picture
+
+
+def alone(folder: str, data: str, omit: str = "", workers: int = 1, bad: tuple[int, int] | None = None) -> None:
     """Run, or go on with a run."""
     curriculum.roll_out, curriculum.check_health = no_simulator, no_health
     forget(omit)
+    if bad is not None:
+        spoil(*bad)
     curriculum.execute(small_run(Path(data), workers), Path(folder))
 
 

@@ -123,6 +123,19 @@ def test_broken_files_are_named_and_the_rest_still_shown(fake_run):
     assert "17/20" in page
 
 
+def test_bad_records_are_counted_by_reason(fake_run):
+    run = fake_run()
+    assert "every sample that was called for could be used" in _page(run)
+    line = {"stage": "joint", "bucket": "captions", "where": "a.parquet: row 7", "kind": "no picture <#>", "short": {}}
+    lines = [json.dumps(line | {"id": f"web/{i}", "short": {"text": 3} if i == 2 else {}}) for i in range(5)]
+    (run / "quarantine.jsonl").write_text("\n".join([*lines, '{"stage": 1}', '{"torn']))
+    page = _page(run)
+    assert "5 samples could not be read" in page
+    row = '<td>no picture &lt;#&gt;</td><td class="n">5</td><td class="n">3</td><td>web/0, web/1, web/2</td>'
+    assert row + "<td>a.parquet: row 7</td>" in page
+    assert "quarantine.jsonl: line 6 cannot be read (stage: Input should be a valid string); it is left out." in page
+
+
 def test_clips_outside_the_run_are_not_shown(fake_run, tmp_path):
     run = fake_run(num_clips=1, clip_frames=2)
     secret = tmp_path / "secret.gif"

@@ -92,6 +92,10 @@ class MixtureConfig(Config):
     """Pictures in one row at most: the vision encoder's cost is not in the token count. 0 where there are none."""
     workers: int = Field(default=2, ge=0)
     """Processes that read ahead; 0 reads in the training process. It changes speed, never what is trained on."""
+    max_bad_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the different samples read so far (of 200, while they are fewer) that may be bad: each is replaced by
+    one of equal cost and listed in quarantine.jsonl; one more stops the run. 0 stops at the first; above 0.05 the set
+    should be mended instead."""
 
     def build(self) -> dict[str, Source]:
         """Open every source, by bucket name; buckets with equal source configs share one.

@@ -83,7 +83,9 @@ class Plan:
         self.mixture, self.num_batches, self.seed = mixture, num_batches, seed
         self.sources = {bucket.name: indexes[bucket.name].fingerprint for bucket in mixture.buckets}
         self.fingerprint = digest(
-            mixture.model_dump(exclude={"workers"}), seed, *(indexes[bucket.name].digest for bucket in mixture.buckets)
+            mixture.model_dump(exclude={"workers", "max_bad_share"}),
+            seed,
+            *(indexes[bucket.name].digest for bucket in mixture.buckets),
         )
         self._names = [bucket.name for bucket in mixture.buckets]
         self._indexes = [indexes[name] for name in self._names]
@@ -111,10 +113,14 @@ class Plan:
 
     def cost(self, bucket: str, sample: int) -> dict[str, int]:
         """Return the planned tokens of a sample by modality; what a loader holds its row against."""
-        index = self._indexes[self._names.index(bucket)]
+        index = self.index(bucket)
         # In the column's own type: numpy would widen the whole column to that of a Python int.
         at = int(np.searchsorted(index.samples, index.samples.dtype.type(sample)))
         return {modality: int(tokens[at]) for modality, tokens in index.tokens.items() if tokens[at]}
+
+    def index(self, bucket: str) -> Index:
+        """Return the counts of a bucket's samples."""
+        return self._indexes[self._names.index(bucket)]
 
     def table(self) -> list[Share]:
         """Return asked and planned shares, epochs and what was dropped, by bucket."""

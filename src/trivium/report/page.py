@@ -16,7 +16,7 @@ from trivium.core.files import write_atomic
 from trivium.probe.health import HealthReport
 from trivium.report import plots
 from trivium.report.metrics import StageMetrics
-from trivium.report.run_folder import UNTRAINED, RunFolder, StageEntry, read_run
+from trivium.report.run_folder import UNTRAINED, BadSample, RunFolder, StageEntry, read_run
 
 CLIP_BUDGET = 4_500_000
 """Bytes of clips that go into the page; base64 makes them a third larger. The page stays under 8 MB."""
@@ -68,6 +68,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "strips": strips,
         "dropped": dropped,
         "num_dropped": sum(row["count"] for row in dropped),
+        "quarantined": _quarantined(folder),
         "seconds": sum(folder.times.values()),
     }
 
@@ -235,6 +236,25 @@ def _dropped(folder: RunFolder) -> list[dict[str, Any]]:
         for stage, plan in folder.plans.items()
         for bucket in plan.buckets
         for reason, number in bucket.dropped.items()
+    ]
+
+
+def _quarantined(folder: RunFolder) -> list[dict[str, Any]]:
+    """Count the bad samples by stage, bucket and kind of reason, with a few of them by name."""
+    groups: dict[tuple[str, str, str], list[BadSample]] = {}
+    for bad in folder.quarantined:
+        groups.setdefault((bad.stage, bad.bucket, bad.kind), []).append(bad)
+    return [
+        {
+            "stage": stage,
+            "bucket": bucket,
+            "kind": kind,
+            "count": len(found),
+            "first": [bad.id for bad in found[:3]],
+            "where": found[0].where,
+            "short": sum(sum(bad.short.values()) for bad in found),
+        }
+        for (stage, bucket, kind), found in groups.items()
     ]
 
 

@@ -7,6 +7,7 @@ config.yaml               the resolved Run; read here: name, seed, stages[name, 
 plan/<stage>.json         `PlanFile`: buckets asked and planned, padding, dropped by reason, who learns
 metrics.jsonl             a line a step: stage, step, loss{}, lr{}, grad_norm, tokens{"bucket/modality"},
                           tokens_per_s, data_wait, skipped (null stands for a number that is not finite)
+quarantine.jsonl          a line a bad sample of a stage: stage, bucket, id, where, kind, short{}; absent without any
 health/<stage>.json       `trivium.probe.health.HealthReport`; <stage>-<step> for checks inside a stage
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
@@ -90,6 +91,17 @@ class PlanFile(Record):
     learners: tuple[Learner, ...] = ()
 
 
+class BadSample(Record):
+    """A record that was bad, and whether what took its place was smaller."""
+
+    stage: str
+    bucket: str
+    id: str
+    where: str
+    kind: str
+    short: dict[str, int] = {}
+
+
 class TaskResult(Record):
     """Closed-loop success on one task."""
 
@@ -139,6 +151,7 @@ class RunFolder:
     times: Mapping[str, float]
     environment: Mapping[str, str]
     problems: tuple[str, ...] = field(default=())
+    quarantined: tuple[BadSample, ...] = ()
 
     def file(self, name: str) -> Path | None:
         """Find a file that another file names; one outside the run folder is not ours to show."""
@@ -169,7 +182,10 @@ def read_run(root: Path) -> RunFolder:
     strips = _load(root, "samples/samples.json", TypeAdapter(tuple[Strip, ...]).validate_json, problems) or ()
     times = _load(root, "times.json", TypeAdapter(dict[str, float]).validate_json, problems) or {}
     environment = _load(root, "environment.json", TypeAdapter(dict[str, str]).validate_json, problems) or {}
-    return RunFolder(root, config, text, plans, metrics, health, evals, strips, times, environment, tuple(problems))
+    bad = _quarantined(root / "quarantine.jsonl", problems)
+    return RunFolder(
+        root, config, text, plans, metrics, health, evals, strips, times, environment, tuple(problems), bad
+    )
 
 
 def _config_text(root: Path) -> str:
@@ -237,6 +253,18 @@ def _health(root: Path, config: ConfigFile, problems: list[str]) -> tuple[Health
     if missing := [s.name for s in config.stages if not (root / f"health/{s.name}.json").is_file()]:
         problems.append(f"No health check at the end of {', '.join(missing)}.")
     return tuple(report for report in found if report)
+
+
+def _quarantined(path: Path, problems: list[str]) -> tuple[BadSample, ...]:
+    """Read the bad samples; there is no file where there are none."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else [], 1):
+        try:
+            found.append(BadSample.model_validate_json(line))
+        except ValidationError as error:
+            if line.endswith(b"\n"):  # the last one may be half written just now
+                problems.append(f"{path.name}: line {number} cannot be read ({_reason(error)}); it is left out.")
+    return tuple(found)
 
 
 def _evals(root: Path, problems: list[str]) -> dict[str, EvalFile]:

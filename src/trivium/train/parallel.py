@@ -1,11 +1,13 @@
 """Several processes training as one; with a single process every function here does nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
 BUCKET_ELEMENTS = 16_000_000
 """Gradients summed at once: 64 MB in fp32, big enough for bandwidth, small beside the model."""
 
@@ -37,6 +39,15 @@ def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     dist.all_gather_object(everyone, dict(values))
     names = dict.fromkeys(name for one in everyone for name in one)
     return {name: sum(one.get(name, 0.0) for one in everyone) for name in names}
+
+
+def from_all_ranks(values: Sequence[T]) -> list[T]:
+    """Return what every rank has to say, in the order of the ranks, to all of them alike."""
+    if world_size() == 1:
+        return list(values)
+    everyone: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(everyone, list(values))
+    return [value for one in everyone for value in one]
 
 
 def any_rank(flag: bool) -> bool:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 OPEN_FILES = 8
@@ -134,10 +135,11 @@ class VideoReader:
         self._fps, self._frames = fps, frames
         self._open: OrderedDict[Path, InputContainer] = OrderedDict()
         self._process = os.getpid()
+        self._reformatter: VideoReformatter | None = None
 
     def __getstate__(self) -> dict:
         """Leave open files behind: another process opens its own."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_reformatter": None}
 
     def frame(self, path: Path, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return frame `number` of a file, counted from 0 at time 0; RGB, not to be written to.
@@ -202,7 +204,10 @@ class VideoReader:
     def _keep(self, path: Path, number: int, frame: VideoFrame) -> np.ndarray:
         pixels = self._frames.get(path, number)
         if pixels is None:
-            pixels = frame.to_ndarray(format="rgb24")
+            # One converter, one thread: `frame.to_ndarray` would make a converter and its threads for every frame,
+            # which costs 15 times the conversion itself.
+            self._reformatter = self._reformatter or VideoReformatter()
+            pixels = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             pixels.flags.writeable = False
             self._frames.put(path, number, pixels)
         return pixels
