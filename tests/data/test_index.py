@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.random import Generator
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Sample, Text
+from trivium.data import index as index_module
 from trivium.data.index import Index, count
 from trivium.data.row import Row
 from trivium.data.source.lerobot import LeRobotConfig
@@ -126,3 +128,24 @@ def test_columns_are_as_narrow_as_their_counts(tmp_path):
     assert wide.digest == index.digest
     wide.tokens["text"][7] += 1
     assert wide.digest != index.digest
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_many_samples_are_counted_by_several_processes_alike(tmp_path, monkeypatch, fails):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "x" * (1 + j % 90)}) for j in range(501)))
+    source = TextConfig(path=str(path)).build()
+    alone = count(source, np.arange(501), Chain([]), Letters(3))
+    monkeypatch.setattr(index_module, "MANY", 100)
+    monkeypatch.setattr(index_module, "_memo", {})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    done, before = [], Letters.calls
+    if fails:
+        with pytest.raises(DataError, match="sample a/0/0: found -1 text tokens"):
+            count(source, np.arange(501), Chain([]), Letters(-1))
+        return
+    together = count(source, np.arange(501), Chain([]), Letters(3), done.append)
+    assert Letters.calls == before, "this process counted nothing itself"
+    assert together.digest == alone.digest
+    assert done == sorted(done)
+    assert done[-1] == 501
