@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trivium.core.errors import ConfigError, DataError
-from trivium.data.bucket import BucketConfig, MixtureConfig, held_out, select, shares
+from trivium.data.bucket import BucketConfig, MixtureConfig, SizeRange, held_out, select, shares
 from trivium.data.source.text import TextConfig
 
 
@@ -70,3 +70,29 @@ def test_two_buckets_of_one_name(tmp_path):
 def test_a_slash_in_a_name_would_confuse_token_counts(tmp_path):
     with pytest.raises(ConfigError, match="name: found 'a/b'"):
         bucket("a/b", corpus(tmp_path / "a.jsonl", 3))
+
+
+def test_buckets_by_size_of_model(tmp_path):
+    source = corpus(tmp_path / "a.jsonl", 3)
+    always = bucket("code", source)
+    assert not mixture(always).sized
+    mix = mixture(
+        always,
+        bucket("small", source, 3.0).replace(when=SizeRange(below=11_000_000_000)),
+        bucket("large", source, 4.0).replace(when=SizeRange(at_least=11_000_000_000)),
+    )
+    assert mix.sized
+    assert shares(mix.of_size(3_000_000_000)) == {"code": 0.25, "small": 0.75}
+    assert shares(mix.of_size(10_999_999_999)) == {"code": 0.25, "small": 0.75}
+    assert shares(mix.of_size(11_000_000_000)) == {"code": 0.2, "large": 0.8}
+    with pytest.raises(ConfigError, match=r"no bucket for a model of 1,000 parameters.*Widen `when`"):
+        mixture(always.replace(when=SizeRange(at_least=5000))).of_size(1000)
+
+
+def test_steps_for_a_budget_of_tokens(tmp_path):
+    mix = mixture(bucket("x", corpus(tmp_path / "a.jsonl", 3)))
+    assert mix.row_length * mix.rows_per_batch == 128
+    assert mix.steps_for(1280) == 10
+    assert mix.steps_for(1281) == 11
+    assert mix.steps_for(1280, accumulate=4) == 3
+    assert mix.steps_for(1280, padding=0.5) == 20

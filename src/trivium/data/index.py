@@ -1,8 +1,12 @@
 """What every sample will cost, known before anything is decoded."""
 
 import hashlib
+import multiprocessing
+import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +21,12 @@ from trivium.data.transform import Transform
 BLOCK = 1 << 20
 """Samples of an index that are widened or hashed at a time: what work on an index of any size holds in memory."""
 
+NUM_PARTS = 100
+MANY = 20_000
+"""Samples that are worth the fork of a process a core."""
+
 _memo: dict[str, "Index"] = {}
+_job: "Job | None" = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,26 +119,77 @@ def _count(
     if labels is not None:
         _, first, each = np.unique(labels[samples], return_index=True, return_inverse=True)
         counted = samples[first]
+    job = Job(source, transform, layout)
+    sizes = max(1, len(counted) // NUM_PARTS)
+    parts = [counted[begin : begin + sizes] for begin in range(0, len(counted), sizes)]
     images = np.zeros(len(counted), np.int32)
     tokens: dict[str, np.ndarray] = {}
-    every = max(1, len(counted) // 100)
-    for j, i in enumerate(counted.tolist()):
-        sample = transform.forward(source.peek(i), None)
-        for modality, number in layout.count(sample).items():
-            if number < 0:
-                raise DataError(f"sample {sample.id}", f"{number} {modality} tokens", "0 or more", "Mend the layout.")
-            if modality not in tokens:
-                tokens[modality] = np.zeros(len(counted), np.int32)
-            tokens[modality][j] = number
-        images[j] = len(sample.of(Image)) + sum(len(video.frames) for video in sample.of(Video))
-        if (j + 1) % every == 0:
-            progress((j + 1) * len(samples) // len(counted))
+    done = 0
+    for found in _run(job, parts):
+        here = slice(done, done + len(found[""]))
+        for modality, column in found.items():
+            into = tokens.setdefault(modality, np.zeros(len(counted), np.int32)) if modality else images
+            into[here] = column
+        done = here.stop
+        progress(done * len(samples) // len(counted))
     return Index(
         fingerprint=source.fingerprint,
-        samples=samples.astype(np.min_scalar_type(len(source)) if len(source) > 1 << 16 else np.uint32),
+        samples=samples.astype(np.uint32 if len(source) < 1 << 32 else np.int64),
         images=_narrow(images, each),
         tokens={modality: _narrow(column, each) for modality, column in tokens.items()},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a process needs to count; it is inherited by a fork, not sent."""
+
+    source: Source
+    transform: Transform
+    layout: Layout
+
+    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Count some samples one by one: tokens by modality, and the pictures under ""."""
+        columns: dict[str, np.ndarray] = {"": np.zeros(len(samples), np.int32)}
+        for j, i in enumerate(samples.tolist()):
+            sample = self.transform.forward(self.source.peek(i), None)
+            for modality, number in self.layout.count(sample).items():
+                if number < 0:
+                    raise DataError(
+                        f"sample {sample.id}", f"{number} {modality} tokens", "0 or more", "Mend the layout."
+                    )
+                if modality not in columns:
+                    columns[modality] = np.zeros(len(samples), np.int32)
+                columns[modality][j] = number
+            columns[""][j] = len(sample.of(Image)) + sum(len(video.frames) for video in sample.of(Video))
+        return columns
+
+
+def _run(job: Job, parts: list[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the counts of every part in order: side by side on all cores where there is enough to count."""
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if processes == 1 or sum(map(len, parts)) < MANY:
+        yield from map(job, parts)
+        return
+    global _job
+    _job = job  # a fork inherits it: open tables are neither sent nor copied
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            yield from pool.map(_work, parts)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"source {job.source.name}",
+            f"a counting process that died ({error})",
+            "memory enough for all of them",
+            "Look for 'out of memory' in the system's log; `taskset -c 0` counts in one process.",
+        ) from error
+    finally:
+        _job = None
+
+
+def _work(samples: np.ndarray) -> dict[str, np.ndarray]:
+    assert _job is not None, "counting begins with a fork"
+    return _job(samples)
 
 
 def _narrow(column: np.ndarray, each: np.ndarray | None) -> np.ndarray:
