@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Sample, State, Text
 from trivium.data.chain import Chain
+from trivium.data.circle import HALF
 from trivium.data.embodiment import Kind
 from trivium.data.motion import Motion
 from trivium.data.represent import Represent, RepresentConfig
@@ -75,6 +76,7 @@ def test_inverse_of_forward_is_the_identity(kinds, to, seed, horizon, size):
     assert back.dtype == out.values.dtype == np.float32
     largest = max(np.abs(chunk).max(), np.abs(state).max(), np.abs(out.values).max())
     off = np.abs(back - chunk.astype(np.float32))
+    assert np.abs(back[:, 1]).max() <= HALF + 1e-6
     off[:, 1] = np.minimum(off[:, 1], TURN - off[:, 1])  # at the seam -pi and pi are one angle
     assert off.max() <= (horizon + 2) * np.spacing(np.float32(largest))
     assert (back[:, 2:] == chunk[:, 2:].astype(np.float32)).all()
