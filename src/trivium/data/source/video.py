@@ -216,9 +216,6 @@ class VideoReader:
             codec = _video_stream(container).codec_context
             # One thread: the loader has its own workers, and threads of dav1d would delay frames.
             codec.thread_count = 1
-            # FFmpeg paints over what it cannot read unless it is told to give up; damage that is valid code it cannot
-            # know: an mp4 has no checksums.
-            codec.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
             self._open[path] = container
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
