@@ -213,9 +213,8 @@ class VideoReader:
             self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
             container = av.open(str(path))
-            codec = _video_stream(container).codec_context
             # One thread: the loader has its own workers, and threads of dav1d would delay frames.
-            codec.thread_count = 1
+            _video_stream(container).codec_context.thread_count = 1
             self._open[path] = container
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
