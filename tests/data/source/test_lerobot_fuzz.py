@@ -27,22 +27,21 @@ def use(root: Path, language: tuple[str, ...] = ()) -> Callable[[], None]:
 @pytest.mark.parametrize("camera", ["video", "image"])
 def test_v2(tmp_path, camera):
     root = write_v2(tmp_path / "toy", lengths=(3, 2), camera=camera)
-    names = {"meta/info.json": 800, "meta/episodes.jsonl": 500, "meta/tasks.jsonl": 200}
-    names |= {"data/chunk-000/episode_000001.parquet": 600}
+    names = {"data/chunk-000/episode_000001.parquet": 500}
     if camera == "video":
+        names |= {"meta/info.json": 500, "meta/episodes.jsonl": 300, "meta/tasks.jsonl": 150}
         names |= {"videos/chunk-000/observation.images.eye/episode_000001.mp4": 600}
     for name, count in names.items():
         seen = survive(root / name, use(root), count)
         assert min(seen.values()) > 0, f"{name}: {seen}"
-        use(root)()
 
 
 def test_v3_with_pictures_and_words_inside(tmp_path):
     root = write_v3(tmp_path / "toy", files=((2, 1),))
     lasting = [[word("reach", "subtask", timestamp=0.0), word("reach, grasp", "plan", timestamp=0.0)]] * 2 + [[]]
     add_words(root / SOME, lasting, [[], [word("which?", "vqa", "user", camera="observation.images.eye")], []])
-    names = {"meta/info.json": 500, "meta/tasks.parquet": 300}
-    names |= {"meta/episodes/chunk-000/file-000.parquet": 400, SOME: 1000}
+    names = {"meta/info.json": 400, "meta/tasks.parquet": 250}
+    names |= {"meta/episodes/chunk-000/file-000.parquet": 450, SOME: 900}
     for name, count in names.items():
         seen = survive(root / name, use(root, ("subtask", "plan", "vqa")), count)
         assert min(seen.values()) > 0, f"{name}: {seen}"

@@ -107,7 +107,7 @@ def _read_v2(info: Info, video_keys: tuple[str, ...]) -> Episodes:
     path = info.inside("meta/episodes.jsonl")
     lengths: dict[int, int] = {}
     for where, row in _lines(path):
-        number, length = row.get("episode_index"), row.get("length")
+        number, length = row.get("episode_index", -1), row.get("length", -1)
         if not whole(number, 0, MAX_EPISODE) or not whole(length, 1, MAX_COUNT) or number in lengths:
             twice = " for the second time" if number in lengths else ""
             raise DataError(

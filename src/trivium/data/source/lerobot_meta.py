@@ -237,8 +237,8 @@ def _check(where: str, raw: dict[str, Any]) -> None:
             raise DataError(where, found, expected, "Write the set again.")
 
     fps = raw.get("fps")
-    real = isinstance(fps, int | float) and not isinstance(fps, bool)
-    need(real and 0 < fps <= 100_000, "fps", "frames a second, above 0")  # a NaN fails too
+    real = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps <= 100_000  # a NaN fails too
+    need(real, "fps", "frames a second, above 0")
     for key in ("total_frames", "total_episodes"):
         need(whole(raw.get(key), 0, MAX_COUNT), key, "a count")
     if raw["codebase_version"] != "v3.0":
@@ -253,5 +253,6 @@ def _check(where: str, raw: dict[str, Any]) -> None:
             )
     extra = raw.get("trivium", {})
     said = extra.get("paraphrases", {}) if isinstance(extra, dict) else None
-    lists = isinstance(said, dict) and all(isinstance(other, list) for other in said.values())
-    need(lists and all(isinstance(w, str) for words in said.values() for w in words), "trivium", "paraphrases by task")
+    lists = list(said.values()) if isinstance(said, dict) else [None]
+    good = all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in lists)
+    need(good, "trivium", "paraphrases by task")

@@ -37,7 +37,7 @@ def check_video(path: Path, num_frames: int, size: tuple[int, int]) -> None:
             stream = _video_stream(container)
             found, last_byte = _index(container, stream)
             shape = (stream.codec_context.height, stream.codec_context.width)
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:  # PyAV reads titles as UTF-8
         raise VideoError(f"a video that cannot be opened ({_reason(error)})") from error
     if last_byte > path.stat().st_size:
         raise VideoError(f"a truncated video: its index points to byte {last_byte:,} of {path.stat().st_size:,}")
@@ -151,7 +151,7 @@ class VideoReader:
         if pixels is None:
             try:
                 pixels = self._decode(path, number)
-            except (av.FFmpegError, OSError, VideoError) as error:
+            except (av.FFmpegError, OSError, UnicodeDecodeError, VideoError) as error:
                 self._close(path)
                 if isinstance(error, VideoError):
                     raise
@@ -234,6 +234,8 @@ class VideoReader:
 def _video_stream(container: InputContainer) -> av.VideoStream:
     if not container.streams.video:
         raise VideoError("a file without a video stream")
+    if container.streams.video[0].codec_context is None:
+        raise VideoError("a video stream of an unknown kind")
     return container.streams.video[0]
 
 
