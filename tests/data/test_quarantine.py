@@ -81,9 +81,9 @@ def same(a, b) -> bool:
     return tensors and (a.ids, a.token_counts) == (b.ids, b.token_counts)
 
 
-def run(made: Loader, path: Path, start: int = 0, stop: int = 12, **share: int) -> list:
+def run(made: Loader, path: Path, start: int = 0, stop: int = 12) -> list:
     kept = Quarantine(path, "stage", made.plan)
-    return [batch for step in made.batches(start, stop, 2, report=kept.add, **share) for batch in step]
+    return [batch for step in made.batches(start, stop, 2, report=kept.add) for batch in step]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
@@ -110,9 +110,16 @@ def test_quarantine_is_deterministic(toy_set: Path, tmp_path: Path):
 
 
 def test_ranks_together_make_the_batch_of_one_process(toy_set: Path, tmp_path: Path):
-    whole = run(loader(toy_set, BAD), tmp_path / "whole.jsonl")
-    parts = [run(loader(toy_set, BAD), tmp_path / f"{r}.jsonl", rank=r, world=2) for r in (0, 1)]
-    for batch, *mine in zip(whole, *parts, strict=True):
+    names = (BAD, "toy/0/2")
+    whole = run(loader(toy_set, *names), tmp_path / "whole.jsonl")
+    met: list[list] = [[], []]
+    parts = [list(loader(toy_set, *names).batches(0, 12, 2, r, 2, report=met[r].append)) for r in (0, 1)]
+    kept = Quarantine(tmp_path / "ranks.jsonl", "stage", loader(toy_set).plan)
+    for one, other in zip(*met, strict=True):
+        kept.add([*other, *one])
+    assert (tmp_path / "ranks.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    for j, batch in enumerate(whole):
+        mine = [part[j // 2][j % 2] for part in parts]
         assert sorted(name for part in mine for name in part.ids) == sorted(batch.ids)
         assert all(part.ids for part in mine)
         pictures = {name: picture for part in mine for name, picture in zip(part.ids, part.images, strict=True)}

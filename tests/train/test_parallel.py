@@ -37,6 +37,7 @@ def test_two_ranks_equal_one_even_when_one_has_no_action_or_a_nan(server, folder
 def test_one_process_needs_no_backend():
     assert (parallel.rank(), parallel.world_size()) == (0, 1)
     assert parallel.sum_over_ranks({"a": 1.5}) == {"a": 1.5}
+    assert parallel.from_all_ranks((1, 2)) == [1, 2]
     assert parallel.any_rank(True)
     assert not parallel.any_rank(False)
     weight = torch.ones(2, requires_grad=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trivium.core.batch import Batch
 from trivium.core.objective import Loss, Losses, Objective
 from trivium.core.rng import Rng, key, numpy_rng, seed_all
+from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved
 from trivium.train.guard import EXIT_RESUME, Guard
 from trivium.train.loop import Hook, run_stage
@@ -197,6 +198,7 @@ def train_together(folder: Path, rank: int, size: int, poison: int = -1) -> bool
         soon = timedelta(seconds=20)  # ranks that wait for each other shall fail, not hang
         meeting = f"file://{folder}/meeting"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=soon)
+    assert parallel.from_all_ranks([f"rank {rank}"] * rank) == [f"rank {r}" for r in range(size) for _ in range(r)]
     objective = plain_toy()
     stage = stages()[1].replace(steps=6)
     optimizer, _ = stage.build(objective)

@@ -108,7 +108,8 @@ class Quarantine:
             DataError: more are bad than may be.
             CheckpointError: the disk is full.
         """
-        for bad in sorted(found, key=lambda bad: bad.batch):
+        # By place in the plan, not by which rank met it.
+        for bad in sorted(found, key=lambda bad: (bad.batch, bad.bucket, bad.sample, bad.replaced_by)):
             if (bad.bucket, bad.sample) not in self._known:
                 self._known.add((bad.bucket, bad.sample))
                 insort(self._batches, bad.batch)
