@@ -30,7 +30,7 @@ def _audit(seen: Recording, delay: int, twins: list[Finding]) -> Audit:
     late, unknown = find_lags(seen, found)
     exchanged = {finding.episode for finding in swapped}
     late = [finding for finding in late if finding.episode not in exchanged]  # of course they do not fit
-    whole, more, measures = _whole_set(seen, delay)
+    whole, more, measures = whole_set(seen, delay)
     findings = [*whole, *swapped, *late, *find_motion_faults(seen), *find_clock_faults(seen), *twins]
     if not found:
         unknown.insert(0, Unknown("lag", None, "too few or too short episodes to be each other's reference"))
@@ -54,7 +54,8 @@ def _once(findings: list[Finding]) -> list[Finding]:
     return kept
 
 
-def _whole_set(seen: Recording, delay: int) -> tuple[list[Finding], list[Unknown], dict]:
+def whole_set(seen: Recording, delay: int) -> tuple[list[Finding], list[Unknown], dict]:
+    """Compare the streams of a whole set with what is expected of one in step."""
     findings: list[Finding] = []
     unknown: list[Unknown] = []
     measures: dict = {}

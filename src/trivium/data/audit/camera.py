@@ -26,7 +26,9 @@ def find_swapped(seen: Recording) -> list[Finding]:
                     gain = exchanged - kept
                     text = f"{a} looks like {b} and {b} like {a}"
                     confidence = float(1 / (1 + np.exp(-5 * gain)))
-                    findings.append(Finding("swapped", int(seen.number[e]), None, float(gain), confidence, text, f"{a},{b}"))
+                    findings.append(
+                        Finding("swapped", int(seen.number[e]), None, float(gain), confidence, text, f"{a},{b}")
+                    )
     return findings
 
 

@@ -76,7 +76,10 @@ def channels(seen: Recording) -> list[Channel]:
     spans = seen.spans()
     state = [seen.state[span].astype(np.float64) for span in spans]
     action = [seen.action[span].astype(np.float64) for span in spans]
-    pairs = [("state", "action", evidence(state, action, 4, 4, 2)), ("action", "state", evidence(action, state, 3, 3, 2))]
+    pairs = [
+        ("state", "action", evidence(state, action, 4, 4, 2)),
+        ("action", "state", evidence(action, state, 3, 3, 2)),
+    ]
     for view, looks in seen.looks.items():
         picture = components(looks, spans)
         pairs += [
@@ -210,7 +213,11 @@ def _finding(number: int, verdict: Verdict) -> Finding:
     side = "late" if verdict.late > 0 else "early"
     by = f"{verdict.stream} {abs(verdict.late)} frame{'s' if abs(verdict.late) > 1 else ''} {side}"
     if not verdict.start:
-        return Finding("lag", number, None, verdict.late, confidence, f"{by}, against the rest of the set", verdict.stream)
+        return Finding(
+            "lag", number, None, verdict.late, confidence, f"{by}, against the rest of the set", verdict.stream
+        )
     kind = "dropped" if verdict.late < 0 else "frozen"
     what = "frames are missing there" if verdict.late < 0 else "frames were put in there"
-    return Finding(kind, number, verdict.start, abs(verdict.late), confidence, f"{by} from there on: {what}", verdict.stream)
+    return Finding(
+        kind, number, verdict.start, abs(verdict.late), confidence, f"{by} from there on: {what}", verdict.stream
+    )

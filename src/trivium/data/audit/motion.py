@@ -53,7 +53,17 @@ def _leaps(number: int, change: np.ndarray, speed: np.ndarray) -> list[Finding]:
         around = (change[t - 1] + change[t + 1]) / 2
         length = float(around @ around)
         if large > 0 and speed[t] > LEAP * large:
-            findings.append(Finding("jump", number, t + 1, speed[t] / large, 0.99, f"{speed[t] / large:.0f} times the episode's fast frames", "state"))
+            findings.append(
+                Finding(
+                    "jump",
+                    number,
+                    t + 1,
+                    speed[t] / large,
+                    0.99,
+                    f"{speed[t] / large:.0f} times the episode's fast frames",
+                    "state",
+                )
+            )
             continue
         steady = np.linalg.norm(change[t - 1] - change[t + 1]) < 0.35 * np.sqrt(length)
         if length < (0.35 * large) ** 2 or not steady:
@@ -61,9 +71,13 @@ def _leaps(number: int, change: np.ndarray, speed: np.ndarray) -> list[Finding]:
         ratio = float(change[t] @ around) / length
         missing = round(ratio) - 1
         rest = np.linalg.norm(change[t] - (missing + 1) * around) / np.sqrt(length)
-        if missing >= 1 and rest < 0.45 and _smooth(change, t):
+        if missing >= 1 and rest < 0.3 and _smooth(change, t):
             confidence = float(1 - rest / (missing + 1))
-            findings.append(Finding("dropped", number, t + 1, missing, confidence, f"the state moves {ratio:.1f} frames in one", "state"))
+            findings.append(
+                Finding(
+                    "dropped", number, t + 1, missing, confidence, f"the state moves {ratio:.1f} frames in one", "state"
+                )
+            )
     return findings
 
 
@@ -113,7 +127,8 @@ def _idle(number: int, speed: np.ndarray, fps: float) -> list[Finding]:
     still = speed < 0.02 * max(float(np.quantile(speed, 0.9)), 1e-12)
     runs = [(b, e) for b, e in _runs(still) if (e - b) / fps >= IDLE_S]
     return [
-        Finding("idle", number, b, (e - b) / fps, 0.9, f"nothing moves for {(e - b) / fps:.1f} s", "state") for b, e in runs
+        Finding("idle", number, b, (e - b) / fps, 0.9, f"nothing moves for {(e - b) / fps:.1f} s", "state")
+        for b, e in runs
     ]
 
 

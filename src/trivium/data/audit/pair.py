@@ -71,9 +71,7 @@ def evidence(
     return Evidence(excess, r2)
 
 
-def fold_fit(
-    x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]
-) -> list[Float[np.ndarray, "_ _"]]:
+def fold_fit(x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ _"]]:
     """Predict y from x, frame by frame, each episode by a fit on the others (8 episodes or more)."""
     features = _features(np.concatenate(x))
     predicted, _ = _predict(list(range(len(x))), dict(enumerate(map(features, x))), dict(enumerate(y)))

@@ -41,7 +41,9 @@ class Recording:
         return len(self.end)
 
 
-def watch(source: EpisodeSource, views: tuple[str, ...], tick: Callable[[int], None] = lambda frames: None) -> Recording:
+def watch(
+    source: EpisodeSource, views: tuple[str, ...], tick: Callable[[int], None] = lambda frames: None
+) -> Recording:
     """Take the numbers of a set, and decode each picture of these views once, in stored order.
 
     Args:

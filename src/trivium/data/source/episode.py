@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -12,7 +13,8 @@ from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Text
 from trivium.data.align import chunk, history
-from trivium.data.source.source import Source, blank
+from trivium.data.source.corrections import read_corrections, rearrange, write_corrections
+from trivium.data.source.source import Source, blank, digest
 
 
 class EpisodeConfig(Config):
@@ -26,6 +28,9 @@ class EpisodeConfig(Config):
     """Steps in an action chunk, 8 to 50 as a rule: longer commits the robot for longer without looking."""
     history: int = Field(default=1, ge=1)
     """Frames of each camera up to the present one; 1 is the present alone. Cost grows in proportion."""
+    corrections: str | None = None
+    """File that `trivium data audit --fix` wrote: episodes to leave out, actions and pictures to move against the
+    state. None takes the set as it is stored; a file of another set is refused."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,7 +97,8 @@ class EpisodeSource(Source):
         Raises:
             DataError: a view that the set lacks, or a number that is not finite.
         """
-        self.config, self.name, self.license, self.found, self.cameras = config, name, license, found, dict(cameras)
+        self.config, self.name, self.license, self.cameras = config, name, license, dict(cameras)
+        self.found, self._corrected = (found, "") if config.corrections is None else _correct(found, config.corrections)
         for view in config.views:
             if view not in self.cameras:
                 raise DataError(
@@ -101,6 +107,7 @@ class EpisodeSource(Source):
                     f"one of {', '.join(self.cameras) or 'none'}",
                     "Change `views`.",
                 )
+        found = self.found
         for column, values in self.columns().items():
             self._check_finite(column, values)
         self._episode_of = np.repeat(np.arange(len(found.end), dtype=np.int32), found.end - found.begin)
@@ -112,6 +119,15 @@ class EpisodeSource(Source):
         Raises:
             DataError: it cannot be decoded; the text names file, episode and frame.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """What the format found, and what was corrected: another content of the same file counts."""
+        return digest(self._stored, self._corrected) if self._corrected else self._stored
+
+    @fingerprint.setter
+    def fingerprint(self, stored: str) -> None:
+        self._stored = stored
 
     @property
     def fps(self) -> float:
@@ -219,3 +235,25 @@ class EpisodeSource(Source):
                 "finite numbers",
                 "Record that episode again or remove it from the set.",
             )
+
+
+def _correct(found: Trajectories, file: str) -> tuple[Trajectories, str]:
+    """Return what is left after the corrections of a file, and a digest of them."""
+    path = Path(file)
+    corrections = read_corrections(path)
+    new = rearrange(path, corrections, found.number, found.end)
+    lengths = found.end - found.begin
+    place = found.place if len(found.place) else np.arange(len(found.end))
+    shown = found.shown if len(found.shown) else np.arange(len(found.state)) - np.repeat(found.begin, lengths)
+    corrected = replace(
+        found,
+        number=found.number[new.episode],
+        end=new.end,
+        state=found.state[new.state],
+        action=found.action[new.action],
+        task=found.task[new.state],
+        truth={name: values[new.state] for name, values in found.truth.items()},
+        place=place[new.episode],
+        shown=shown[new.pictures],
+    )
+    return corrected, digest(write_corrections(corrections))
