@@ -24,6 +24,7 @@ from trivium.core.log import console
 from trivium.data.audit.audit import audit, whole_set
 from trivium.data.audit.command import open_episodes
 from trivium.data.audit.finding import Finding
+from trivium.data.audit.lag import components
 from trivium.data.audit.recording import Recording, watch
 
 LAGS = (-3, -2, -1, 1, 2, 3)
@@ -131,7 +132,11 @@ def _whole(seen: Recording, level: float, seed: int, count: Counter) -> None:
     base = noisy(seen, level, rng)
     for stream in ("action", "pictures"):
         for lag in LAGS:
-            findings, _, _ = whole_set(inject(base, dict.fromkeys(range(len(seen)), (stream, lag)), rng), 1)
+            moved = inject(base, dict.fromkeys(range(len(seen)), (stream, lag)), rng)
+            pictures = {
+                view: components(looks, moved.spans()) for view, looks in moved.looks.items() if stream != "action"
+            }
+            findings, _, _ = whole_set(moved, pictures, 1)
             names = {"action"} if stream == "action" else set(seen.looks)
             hits = [it for it in findings if it.stream in names]
             kind = f"whole set: {stream}"

@@ -1,9 +1,11 @@
 """Which stream of which episode is out of step, and from which frame on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy.linalg import eigh
 
 from trivium.data.audit.finding import Finding, Unknown
 from trivium.data.audit.pair import LAGS, Evidence, evidence
@@ -71,8 +73,13 @@ class Verdict:
     nats: float
 
 
-def channels(seen: Recording) -> list[Channel]:
-    """Set up every pair of streams that the set can answer for."""
+def channels(seen: Recording, pictures: Mapping[str, list[Float[np.ndarray, "_ _"]]]) -> list[Channel]:
+    """Set up every pair of streams that the set can answer for.
+
+    Args:
+        seen: the set.
+        pictures: components of the pictures of each view, by episode.
+    """
     spans = seen.spans()
     state = [seen.state[span].astype(np.float64) for span in spans]
     action = [seen.action[span].astype(np.float64) for span in spans]
@@ -80,8 +87,7 @@ def channels(seen: Recording) -> list[Channel]:
         ("state", "action", evidence(state, action, 4, 4, 2)),
         ("action", "state", evidence(action, state, 3, 3, 2)),
     ]
-    for view, looks in seen.looks.items():
-        picture = components(looks, spans)
+    for view, picture in pictures.items():
         pairs += [
             (view, "state", evidence(picture, state, 2, 2, 2)),
             ("state", view, evidence(state, picture, 2, 2, 1)),
@@ -97,8 +103,8 @@ def components(looks: UInt8[np.ndarray, "n p"], spans: list[slice]) -> list[Floa
     means = np.stack([looks[span].mean(0) for span in spans])
     owner = np.searchsorted([span.stop for span in spans], rows, side="right")
     some = looks[rows].astype(np.float64) - means[owner]
-    _, _, axes = np.linalg.svd(some, full_matrices=False)
-    axes = axes[:NUM_COMPONENTS].T
+    last = some.shape[1] - 1
+    _, axes = eigh(some.T @ some, subset_by_index=[max(0, last + 1 - NUM_COMPONENTS), last])
     return [(looks[span].astype(np.float64) - mean) @ axes for span, mean in zip(spans, means, strict=True)]
 
 

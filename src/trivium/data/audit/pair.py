@@ -14,6 +14,9 @@ from jaxtyping import Float
 LAGS = np.arange(-5, 6)
 """Frames by which a stream may be late."""
 NUM_FEATURES = 400
+"""Random features at most."""
+LEAST_R2 = 0.05
+"""A stream that foretells less of another is not asked about it."""
 NUM_FOLDS = 4
 MAX_ROWS = 20_000
 """Frames that a fit uses; beyond that more add time and no certainty."""
@@ -58,6 +61,8 @@ def evidence(
     left = {e: features(inputs[e]) for e in usable}
     now = {e: right[e][margin - reach : margin - reach + len(times[e])] for e in usable}
     errors, r2 = _predict(usable, left, now)
+    if r2 < LEAST_R2:
+        return None
     scale = np.mean([np.mean((now[e] - errors[e]) ** 2, axis=0) for e in usable], axis=0) + 1e-3
     excess = [np.full((len(a), len(LAGS)), np.nan) for a in x]
     for e in usable:
@@ -93,14 +98,15 @@ def _features(rows: np.ndarray):
     rng = np.random.default_rng(0)
     centre, spread = _moments(rows)
     inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-    some = (rows[rng.choice(len(rows), min(len(rows), 1000), replace=False)] - centre) * inverse
-    distance = np.median(((some[:, None] - some[None, :100]) ** 2).sum(2)) if len(some) else 1.0
-    mixture = rng.standard_normal((rows.shape[1], NUM_FEATURES)) / np.sqrt(max(float(distance), 1e-6) / 2)
-    phase = rng.uniform(0, 2 * np.pi, NUM_FEATURES)
+    some = (rows[rng.choice(len(rows), min(len(rows), 300), replace=False)] - centre) * inverse
+    distance = np.median(((some[:, None] - some[None, :60]) ** 2).sum(2)) if len(some) else 1.0
+    number = int(np.clip(len(rows) // 8, 20, NUM_FEATURES))  # more would only fit the noise of a small set
+    mixture = rng.standard_normal((rows.shape[1], number)) / np.sqrt(max(float(distance), 1e-6) / 2)
+    phase = rng.uniform(0, 2 * np.pi, number)
 
     def features(values: np.ndarray) -> np.ndarray:
         z = (values - centre) * inverse
-        waves = np.cos(z @ mixture + phase) * (3 * np.sqrt(2 / NUM_FEATURES))
+        waves = np.cos(z @ mixture + phase) * (3 * np.sqrt(2 / number))
         return np.concatenate([z, np.ones((len(z), 1)), waves], axis=1)
 
     return features

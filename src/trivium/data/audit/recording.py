@@ -79,6 +79,7 @@ def recording(name: str, found: Trajectories, looks: Mapping[str, UInt8[np.ndarr
         state_names=found.state_names,
         action_names=found.action_names,
         looks=looks,
+        clock=found.clock if len(found.clock) else None,
     )
 
 

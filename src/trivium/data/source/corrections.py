@@ -1,7 +1,8 @@
 """Corrections to a set of episodes, kept in a file beside it: the set itself is never written to.
 
 `trivium data audit --fix` writes such a file and `corrections` of any set of episodes applies it. Episodes are left
-out, or actions and pictures are moved against the state; frames at the ends that lose their partner go, none is made up.
+out, or actions and pictures are moved against the state; frames at the ends that lose their partner go, and none is
+made up.
 """
 
 import json

@@ -62,6 +62,8 @@ class Trajectories:
     """Where each episode stands in the set's own tables; empty where all stand in order."""
     shown: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
+    clock: Float32[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Stored times in seconds, for the audit alone: frames follow each other at `fps`. Empty where the set has none."""
 
     @property
     def begin(self) -> Int[np.ndarray, " e"]:
@@ -255,5 +257,6 @@ def _correct(found: Trajectories, file: str) -> tuple[Trajectories, str]:
         truth={name: values[new.state] for name, values in found.truth.items()},
         place=place[new.episode],
         shown=shown[new.pictures],
+        clock=found.clock[new.state] if len(found.clock) else found.clock,
     )
     return corrected, digest(write_corrections(corrections))

@@ -82,6 +82,7 @@ class LeRobot(EpisodeSource):
             task=self._frames["task_index"],
             truth={key.removeprefix(TRUTH): self._frames[key] for key in truths},
             embodiment=info.raw.get("robot_type") or "",
+            clock=self._frames["timestamp"].astype(np.float32),
         )
         license_name = str(info.extra.get("license") or _readme_license(self.root))
         cameras = {
