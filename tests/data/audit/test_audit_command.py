@@ -20,7 +20,7 @@ def type_in(*words: object) -> Result:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A set in step, and the same with two episodes out of step."""
     folder = tmp_path_factory.mktemp("audit")
-    seen = point_robot(16, 50)
+    seen = point_robot(24, 60)
     faulty = late(late(seen, 4, "action", 2), 9, "pictures", -1)
     return write_points(folder / "good", seen), write_points(folder / "bad", faulty)
 
@@ -32,7 +32,7 @@ def test_a_clean_set_passes(sets: tuple[Path, Path], tmp_path: Path):
     (one,) = said["sets"]
     assert said["audit"] == 1
     assert {"name", "episodes", "frames", "faults", "measures", "findings", "unknown"} <= set(one)
-    assert (one["name"], one["episodes"], one["frames"], one["faults"]) == ("good", 16, 800, 0)
+    assert (one["name"], one["episodes"], one["frames"], one["faults"]) == ("good", 24, 1440, 0)
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["episode-0-clean.png"]
 
 
@@ -57,7 +57,7 @@ def test_faults_are_found_corrected_beside_the_set_and_gone(sets: tuple[Path, Pa
     assert before == {path: path.read_bytes() for path in bad.rglob("*") if path.is_file()}, "the set was touched"
     assert type_in(bad, "--corrections", file).exit_code == 0
     mended, original = open_episodes(bad, file), open_episodes(good)
-    for number, skipped, left in ((4, 0, 48), (9, 1, 49), (3, 0, 50)):
+    for number, skipped, left in ((4, 0, 58), (9, 1, 59), (3, 0, 60)):
         rows = np.flatnonzero(mended.groups() == number)
         same = np.flatnonzero(original.groups() == number)[skipped : skipped + left]
         assert len(rows) == left
@@ -73,7 +73,7 @@ def test_leakage_between_two_sets_without_pictures(sets: tuple[Path, Path], tmp_
     assert result.exit_code == 1
     left = json.loads((tmp_path / "1-bad.json").read_text())["episodes"]
     leaked = [row["episode"] for row in left if "leakage" in row.get("leave_out", "")]
-    assert leaked == [n for n in range(16) if n != 4], "late actions make another recording"
+    assert leaked == [n for n in range(24) if n != 4], "late actions make another recording"
 
 
 def test_what_is_no_set_is_an_error(tmp_path: Path):

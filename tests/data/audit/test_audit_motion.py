@@ -120,8 +120,8 @@ def test_twins_within_and_across_sets_survive_rounding_and_coding(clean: Recordi
     rng = np.random.default_rng(0)
     state, action, looks = other.state.copy(), other.action.copy(), dict(other.looks)
     own, its = other.spans()[4], clean.spans()[2]
-    state[own] = clean.state[its].astype(np.float16)
-    action[own] = clean.action[its].astype(np.float16)
+    state[own] = clean.state[its].round(6)
+    action[own] = clean.action[its].round(6)
     coded = clean.looks["front"][its] + rng.normal(0, 2, clean.looks["front"][its].shape)
     looks["front"] = looks["front"].copy()
     looks["front"][own] = np.clip(coded, 0, 255).astype(np.uint8)

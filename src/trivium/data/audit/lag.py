@@ -21,7 +21,7 @@ LEAST_POWER = 3.0
 """Nats that an episode in step must be expected to have for being in step; below that it cannot be judged."""
 ONE_VIEW_NATS = 2.0
 """What an explanation must gain that blames one of several views."""
-START_NATS = 5.0
+START_NATS = 8.0
 """What an explanation must gain by beginning in the middle of an episode."""
 LEAST_PART = 6
 """Frames on each side of a beginning."""

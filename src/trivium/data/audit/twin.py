@@ -11,7 +11,7 @@ from trivium.data.audit.recording import Recording
 
 POINTS = 8
 """Moments of an episode that its sketch holds."""
-NUMBERS = 1e-3
+NUMBERS = 1e-4
 """Largest difference of numbers of one recording, in standard deviations of the set."""
 PICTURES = 6.0
 """Largest mean difference of looks of one recording, in grey levels; two recordings of one scene differ by less only
