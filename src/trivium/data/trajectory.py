@@ -37,6 +37,9 @@ class Trajectories:
     """Where each episode stands in the set's own tables; empty where all stand in order."""
     shown: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Stored frame of its episode whose picture each frame shows; empty where each shows its own."""
+    clock: Float32[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Stored times in seconds, for the audit alone: frames follow each other at `fps`. Empty where the set has none,
+    or where opening it has checked them."""
 
     @cached_property
     def begin(self) -> Int[np.ndarray, " e"]:

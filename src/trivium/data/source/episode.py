@@ -2,6 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
@@ -14,7 +16,8 @@ from trivium.data.align import chunk, history
 from trivium.data.embodiment import Kind, dimensions
 from trivium.data.motion import Motion
 from trivium.data.resample import resample
-from trivium.data.source.source import Source, blank
+from trivium.data.source.corrections import read_corrections, rearrange, write_corrections
+from trivium.data.source.source import Source, blank, digest
 from trivium.data.trajectory import Trajectories as Trajectories
 
 
@@ -36,6 +39,9 @@ class EpisodeConfig(Config):
     """What each dimension of the set's action is, by name and in its order: position, angle (radians), delta, turn (a
     change of angle), velocity, gripper. {} takes it from the registry of robots, in data/embodiment.py, and only
     resampling asks for it; a wrong kind makes wrong commands at another rate."""
+    corrections: str | None = None
+    """File that `trivium data audit --fix` wrote: episodes to leave out, actions and pictures to move against the
+    state. None takes the set as it is stored; a file of another set is refused."""
 
 
 class EpisodeSource(Source):
@@ -66,7 +72,8 @@ class EpisodeSource(Source):
         Raises:
             DataError: a view that the set lacks, a number that is not finite, or a rate that it cannot be brought to.
         """
-        self.config, self.name, self.license, self.found, self.cameras = config, name, license, found, dict(cameras)
+        self.config, self.name, self.license, self.cameras = config, name, license, dict(cameras)
+        self.found, self._corrected = (found, "") if config.corrections is None else _correct(found, config.corrections)
         where = f"set {config.path}"
         for view in config.views:
             if view not in self.cameras:
@@ -76,6 +83,7 @@ class EpisodeSource(Source):
                     f"one of {', '.join(self.cameras) or 'none'}",
                     "Change `views`.",
                 )
+        found = self.found
         for column, values in self.columns().items():
             self._check_finite(column, values)
         rate_hz = found.fps if config.rate_hz is None else config.rate_hz
@@ -92,6 +100,15 @@ class EpisodeSource(Source):
         Raises:
             DataError: it cannot be decoded; the text names file, episode and frame.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """What the format found, and what was corrected: another content of the same file counts."""
+        return digest(self._stored, self._corrected) if self._corrected else self._stored
+
+    @fingerprint.setter
+    def fingerprint(self, stored: str) -> None:
+        self._stored = stored
 
     @property
     def fps(self) -> float:
@@ -228,3 +245,26 @@ class EpisodeSource(Source):
                 "finite numbers",
                 "Record that episode again or remove it from the set.",
             )
+
+
+def _correct(found: Trajectories, file: str) -> tuple[Trajectories, str]:
+    """Return what is left after the corrections of a file, and a digest of them."""
+    path = Path(file)
+    corrections = read_corrections(path)
+    new = rearrange(path, corrections, found.number, found.end)
+    lengths = found.end - found.begin
+    place = found.place if len(found.place) else np.arange(len(found.end))
+    shown = found.shown if len(found.shown) else np.arange(len(found.state)) - np.repeat(found.begin, lengths)
+    corrected = replace(
+        found,
+        number=found.number[new.episode],
+        end=new.end,
+        state=found.state[new.state],
+        action=found.action[new.action],
+        task=found.task[new.state],
+        truth={name: values[new.state] for name, values in found.truth.items()},
+        place=place[new.episode],
+        shown=shown[new.pictures],
+        clock=found.clock[new.state] if len(found.clock) else found.clock,
+    )
+    return corrected, digest(write_corrections(corrections))
