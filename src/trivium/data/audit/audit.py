@@ -40,7 +40,7 @@ def _audit(seen: Recording, delay: int, twins: list[Finding]) -> Audit:
     late = [finding for finding in late if finding.episode not in exchanged]  # of course they do not fit
     whole, more, measures = whole_set(seen, pictures, delay)
     lengths = dict(zip((int(n) for n in seen.number), (int(n) for n in seen.end - seen.begin), strict=True))
-    motion = [it for it in find_motion_faults(seen) if not any(_edge(it, lag, lengths) for lag in (*whole, *late))]
+    motion = [it for it in find_motion_faults(seen) if not any(_explained(it, lag, lengths) for lag in (*whole, *late))]
     findings = [*whole, *swapped, *late, *motion, *find_clock_faults(seen), *twins]
     if not found:
         unknown.insert(0, Unknown("lag", None, "too few or too short episodes to be each other's reference"))
@@ -49,12 +49,15 @@ def _audit(seen: Recording, delay: int, twins: list[Finding]) -> Audit:
     return Audit(seen.name, len(seen), len(seen.state), tuple(_once(findings)), (*more, *unknown), measures)
 
 
-def _edge(finding: Finding, lag: Finding, lengths: dict[int, int]) -> bool:
-    """Tell whether a stream stands still only where a lag left it without frames: a recorder then repeats one."""
+def _explained(finding: Finding, lag: Finding, lengths: dict[int, int]) -> bool:
+    """Tell whether a lag alone can make a stream seem to stand still; what is left shows once it is corrected.
+
+    Where the lag left a recorder without frames it repeats one, and a short stop of the robot meets another speed.
+    """
     if finding.kind != "frozen" or finding.episode is None or lag.episode not in (None, finding.episode):
         return False
     first, reach = finding.frame or 0, abs(int(lag.measure))
-    return first + finding.measure <= reach + 1 or first >= lengths[finding.episode] - reach
+    return finding.measure <= reach or first + finding.measure <= reach + 1 or first >= lengths[finding.episode] - reach
 
 
 def _once(findings: list[Finding]) -> list[Finding]:

@@ -53,6 +53,10 @@ class Explanation:
     power: float
     """Nats a frame by which an episode in step is expected to speak against it."""
 
+    def judged(self, found: list[Channel], e: int) -> int:
+        """Return how many frames of episode `e` have something to say about it."""
+        return max(int(np.isfinite(found[c].evidence.excess[e][:, column]).sum()) for c, column in self.columns.items())
+
     def trace(self, found: list[Channel], e: int) -> Float[np.ndarray, " n"]:
         """Return by frame how many nats episode `e` speaks for it and against being in step."""
         parts = [
@@ -168,7 +172,7 @@ def judge(seen: Recording, found: list[Channel], offered: list[Explanation], e: 
         trace = explanation.trace(found, e)
         start, gained = _start(trace)
         gained -= ONE_VIEW_NATS if explanation.stream in seen.looks else 0.0
-        told = explanation.power * len(trace) >= LEAST_POWER
+        told = explanation.power * explanation.judged(found, e) >= LEAST_POWER
         if told and gained > LEAST_NATS and (best is None or gained > best.nats):
             best = Verdict(explanation.stream, explanation.late, start, gained)
     return best and _measure(best, found, offered, e)
@@ -200,7 +204,7 @@ def find_lags(seen: Recording, found: list[Channel]) -> tuple[list[Finding], lis
     findings: list[Finding] = []
     unknown: list[Unknown] = []
     offered = explanations(seen, found)
-    power = {x.stream: x.power for x in offered if abs(x.late) == 1}
+    nearest = [x for x in offered if abs(x.late) == 1 and x.stream in ("action", "pictures")]
     for e in range(len(seen)):
         frames = int(seen.end[e] - seen.begin[e])
         number = int(seen.number[e])
@@ -208,7 +212,7 @@ def find_lags(seen: Recording, found: list[Channel]) -> tuple[list[Finding], lis
         if verdict is not None:
             findings.append(_finding(number, verdict))
             continue
-        weak = [stream for stream in power if stream in ("action", "pictures") and power[stream] * frames < LEAST_POWER]
+        weak = [x.stream for x in nearest if x.power * x.judged(found, e) < LEAST_POWER]
         if weak:
             unknown.append(Unknown("lag", number, f"{frames} frames that say too little about the lag of {weak[0]}"))
     return findings, unknown

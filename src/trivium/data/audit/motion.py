@@ -124,6 +124,8 @@ def _stopped_picture(number: int, view: str, motion: np.ndarray, speed: np.ndarr
 
 
 def _idle(number: int, speed: np.ndarray, fps: float) -> list[Finding]:
+    if not speed.any():
+        return []
     still = speed < 0.02 * max(float(np.quantile(speed, 0.9)), 1e-12)
     runs = [(b, e) for b, e in _runs(still) if (e - b) / fps >= IDLE_S]
     return [

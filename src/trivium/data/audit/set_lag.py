@@ -56,7 +56,7 @@ def action_lag(seen: Recording) -> SetLag:
     base = _misses([own for own, _, _ in groups], [y for _, y, _ in groups])
     for place in range(len(lags)):
         errors.append(_misses([np.concatenate([own, a[place]], 1) for own, _, a in groups], [y for _, y, _ in groups]))
-    return _peak(base, np.stack(errors), lags)
+    return _peak(np.broadcast_to(base, (len(lags), *base.shape)), np.stack(errors), lags)
 
 
 def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> SetLag:
@@ -78,7 +78,7 @@ def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> Set
     shape = (len(LAGS), state.shape[1])
     miss = np.stack([((y - p) ** 2).sum(0).reshape(shape) for y, p in zip(targets, predicted, strict=True)])
     whole = np.stack([(y**2).sum(0).reshape(shape) for y in targets])
-    return _peak(whole.sum(1) / len(LAGS), miss.transpose(1, 0, 2), [int(lag) for lag in LAGS])
+    return _peak(whole.transpose(1, 0, 2), miss.transpose(1, 0, 2), [int(lag) for lag in LAGS])
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -101,10 +101,10 @@ def _peak(whole: np.ndarray, errors: np.ndarray, lags: list[int]) -> SetLag:
     """Find the lag whose errors (lags, episodes, dimensions) take most away from the whole (episodes, dimensions)."""
 
     def shares(chosen: np.ndarray) -> np.ndarray:
-        total = whole[chosen].sum(0)
+        total = whole[:, chosen].sum(1)
         return np.where(total > 0, 1 - errors[:, chosen].sum(1) / np.where(total > 0, total, 1.0), 0.0).mean(1)
 
-    everyone = np.arange(whole.shape[0])
+    everyone = np.arange(whole.shape[1])
     r2 = shares(everyone)
     peak = int(r2.argmax())
     if r2[peak] < LEAST_SHARE:
