@@ -5,7 +5,6 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,7 +19,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
 """Largest encoded picture that is read at all."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-Encoded = bytes | BinaryIO | Path
+Encoded = bytes | io.BufferedReader | Path
 """A picture in memory, in a piece of a file, or as a file of its own."""
 EXPECTED = "a whole JPEG, PNG, WebP or BMP picture"
 TODO = "Remove that record or write its picture again."
