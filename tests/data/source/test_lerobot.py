@@ -265,7 +265,7 @@ def test_corrupt_pictures_name_the_frame(own_set):
     assert "expected a picture that can be decoded" in str(caught.value)
 
 
-REAL = Path("/work/shared/samples/lerobot_v3_tiny")
+REAL = Path(__file__).parents[4] / "shared" / "samples" / "lerobot_v3_tiny"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the sample set is not on this machine")

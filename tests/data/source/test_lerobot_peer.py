@@ -21,7 +21,7 @@ from trivium.data.source.lerobot_write import Episode, LeRobotWriter
 
 PYTHON = os.environ.get("LEROBOT_PYTHON", "")
 PEER = Path(__file__).parents[2] / "plugin" / "lerobot_peer.py"
-REAL = Path("/work/shared/samples/lerobot_v3_tiny")
+REAL = Path(__file__).parents[4] / "shared" / "samples" / "lerobot_v3_tiny"
 needs_peer = pytest.mark.skipif(not PYTHON, reason="LEROBOT_PYTHON names no Python that has lerobot")
 
 

@@ -16,7 +16,7 @@ from trivium.data.source.lerobot_schema import SetSpec
 from trivium.data.source.lerobot_write import Episode, LeRobotWriter
 from trivium.data.source.video_write import encode_video
 
-REAL = Path("/work/shared/samples/lerobot_v3_tiny")
+REAL = Path(__file__).parents[4] / "shared" / "samples" / "lerobot_v3_tiny"
 """Written by the real lerobot 0.4.4; its structure is kept below, so that the test runs anywhere."""
 STATS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 LENGTHS = (5, 8, 3)

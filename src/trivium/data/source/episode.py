@@ -104,11 +104,11 @@ class EpisodeSource(Source):
     @property
     def fingerprint(self) -> str:
         """What the format found, and what was corrected: another content of the same file counts."""
-        return digest(self._stored, self._corrected) if self._corrected else self._stored
+        return digest(self._content, self._corrected) if self._corrected else self._content
 
     @fingerprint.setter
     def fingerprint(self, stored: str) -> None:
-        self._stored = stored
+        self._content = stored
 
     @property
     def fps(self) -> float:
