@@ -22,8 +22,8 @@ STYLE: dict[Any, Any] = {"font.size": 8.5, "axes.grid": True, "grid.color": "#e3
 def summary(audited: Audit) -> Table:
     """Count findings by kind."""
     table = Table(title=f"{audited.name}: {audited.episodes} episodes, {audited.frames:,} frames")
-    for header, justify in (("finding", "left"), ("number", "right"), ("fails", "left"), ("meaning", "left")):
-        table.add_column(header, justify=justify)
+    for header in ("finding", "number", "fails", "meaning"):
+        table.add_column(header)
     counts = Counter(finding.kind for finding in audited.findings)
     faults = {finding.kind for finding in audited.faults}
     for kind, meaning in KINDS.items():
@@ -42,14 +42,8 @@ def details(audited: Audit, most: int = 40) -> Table:
         title=f"{audited.name}: findings"
         + (f", {most} of {len(audited.findings)}" if len(audited.findings) > most else "")
     )
-    for header, justify in (
-        ("episode", "right"),
-        ("frame", "right"),
-        ("kind", "left"),
-        ("confidence", "right"),
-        ("what", "left"),
-    ):
-        table.add_column(header, justify=justify)
+    for header in ("episode", "frame", "kind", "confidence", "what"):
+        table.add_column(header)
     for it in worst(audited)[:most]:
         where = "all" if it.episode is None else str(it.episode), "" if it.frame is None else str(it.frame)
         table.add_row(*where, it.kind, f"{it.confidence:.2f}", it.text)
