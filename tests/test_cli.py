@@ -110,8 +110,8 @@ def test_missing_data_say_how_to_record_them(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     text = refused("train", ROOT / "recipes/scratch.py")
     assert text == (
-        "DataError: data/quickstart/robot: found no such folder; expected a LeRobot v3.0 data set: meta/info.json, "
-        "meta/tasks.parquet, meta/episodes/, data/, videos/. Correct `path`, or record demonstrations: "
+        "DataError: data/quickstart/robot: found no such folder; expected a LeRobot data set (v2.0, v2.1 or v3.0): "
+        "meta/info.json, meta/tasks.*, meta/episodes*, data/, videos/. Correct `path`, or record demonstrations: "
         "trivium demo-data data/quickstart"
     )
     left = [path.name for path in (tmp_path / "runs/scratch").iterdir()]
