@@ -1,1 +1,1 @@
-"""What is wrong with a set of robot episodes, found from its content: lags, lost and frozen frames, swapped cameras, twins."""
+"""What is wrong with robot episodes, found from their content: lags, lost and frozen frames, swapped cameras, twins."""

@@ -179,6 +179,11 @@ class EpisodeSource(Source):
         e = int(self._episode_of[i])
         return int(self.found.number[e]), i - int(self.found.begin[e])
 
+    def place(self, i: int) -> int:
+        """Return where the episode of frame `i` stands in the set's own tables."""
+        e = int(self._episode_of[i])
+        return int(self.found.place[e]) if len(self.found.place) else e
+
     def peek(self, i: int) -> Sample:
         """Return frame `i` with blank pictures."""
         return self._sample(i, decode=False)
@@ -221,7 +226,7 @@ class EpisodeSource(Source):
         e = int(self._episode_of[i])
         begin = int(self.found.begin[e])
         frames, _ = history(np.asarray([i]), np.asarray([begin]), self.config.history)
-        place = int(self.found.place[e]) if len(self.found.place) else e
+        place = self.place(i)
         shown = [int(self.found.shown[f]) if len(self.found.shown) else int(f) - begin for f in frames[0]]
         return [
             Image(

@@ -133,8 +133,7 @@ class LeRobot(EpisodeSource):
         """Return the words of the language columns that hold at frame `i`."""
         if not self.config.language:
             return ()
-        e = int(self._episode_of[i])
-        place = int(self.found.place[e]) if len(self.found.place) else e
+        place = self.place(i)
         stored = int(self.found.shown[i]) if len(self.found.shown) else self.where(i)[1]
         row = int(self.episodes.begin[place]) + stored
         cameras = tuple(self._keys.values())

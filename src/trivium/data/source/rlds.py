@@ -87,15 +87,15 @@ class Rlds(EpisodeSource):
 
     def read(self, i: int) -> Sample:
         """Return frame `i`, once its whole record has been compared with its checksum."""
-        e = int(np.searchsorted(self.found.end, i, side="right"))
-        if e not in self._checked:
-            path, offset, length = self._record[e]
+        place = self.place(i)
+        if place not in self._checked:
+            path, offset, length = self._record[place]
             try:
                 with path.open("rb") as file:
                     check_record(file, offset, length)
             except (RecordError, OSError) as fault:
-                raise DataError(f"{path}: episode {e}", str(fault), "a whole record", TODO) from fault
-            self._checked.add(e)
+                raise DataError(f"{path}: episode {place}", str(fault), "a whole record", TODO) from fault
+            self._checked.add(place)
         return super().read(i)
 
     def picture(self, view: str, place: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -55,7 +55,7 @@ class ZarrSet(EpisodeSource):
         root = Path(config.path)
         self._store = Store(root)
         ends = self._episode_ends(config)
-        total = int(ends[-1])
+        self._ends, total = ends, int(ends[-1])  # as stored: corrections and other rates change `found`
         self._views = {view: self._array(view, total, "views") for view in config.views}
         sizes = {view: picture_size(array.where, array.dtype, array.shape) for view, array in self._views.items()}
         widths: dict[str, int] = {}
@@ -83,7 +83,7 @@ class ZarrSet(EpisodeSource):
 
     def picture(self, view: str, place: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return one picture; those of its chunk are unpacked with it and kept too."""
-        row = int(self.found.begin[place]) + frame
+        row = int(self._ends[place - 1] if place else 0) + frame
         key = Path(view)
         pixels = self._frames.get(key, row)
         if pixels is None:
@@ -95,8 +95,8 @@ class ZarrSet(EpisodeSource):
                 where = f"{fault.where}: episode {place}, frame {frame}"
                 raise DataError(where, fault.found, fault.expected, fault.todo) from fault
             for j in [*range(begin, row), *range(row + 1, begin + len(stored)), row]:
-                e = int(np.searchsorted(self.found.end, j, side="right"))
-                where = f"{array.where}: episode {e}, frame {j - int(self.found.begin[e])}"
+                e = int(np.searchsorted(self._ends, j, side="right"))
+                where = f"{array.where}: episode {e}, frame {j - int(self._ends[e - 1] if e else 0)}"
                 pixels = to_picture(where, stored[j - begin])
                 self._frames.put(key, j, pixels)
         assert pixels is not None, "the wanted frame comes last"
