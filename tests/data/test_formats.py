@@ -76,7 +76,7 @@ def test_robots_are_read_alike(sets: Path, name: str):
         assert found.task(0) == wanted.task(0)
 
 
-@pytest.mark.parametrize("name", ("lerobot", *ROBOTS))
+@pytest.mark.parametrize("name", ["lerobot", *ROBOTS])
 def test_another_rate_shows_the_right_pictures(sets: Path, name: str):
     whole = open_episodes(sets / name)
     kinds = json.dumps(dict.fromkeys(whole.names("action"), "delta"))
@@ -86,7 +86,7 @@ def test_another_rate_shows_the_right_pictures(sets: Path, name: str):
         same_picture(half, i, whole, 2 * i)
 
 
-@pytest.mark.parametrize("name", ("lerobot", *ROBOTS))
+@pytest.mark.parametrize("name", ["lerobot", *ROBOTS])
 def test_corrections_leave_out_and_move(sets: Path, name: str, tmp_path: Path):
     whole = open_episodes(sets / name)
     numbers = whole.found.number
