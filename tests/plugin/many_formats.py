@@ -7,6 +7,7 @@ import write_formats
 
 from trivium.data.bucket import BucketConfig, MixtureConfig
 from trivium.data.detect import detect
+from trivium.data.source.code import CodeConfig
 from trivium.data.source.episode import EpisodeConfig, EpisodeSource
 from trivium.data.source.recorded import RecordedConfig
 from trivium.data.source.scene import prepare
@@ -42,6 +43,8 @@ def mixture(root: Path, first: BucketConfig, robot: EpisodeSource, like: Mixture
             assert isinstance(config, RecordedConfig)
             views = {"views": config.views[:1], "horizon": robot.config.horizon}
             config = config.replace(embodiment=robot.embodiment, fps=robot.fps, **views)
+        if isinstance(config, CodeConfig):
+            config = config.replace(max_chars=2 * like.row_length)  # about three characters a token, and some room
         bucket = BucketConfig(name=name.split("/")[0].replace(".", "_"), source=config, weight=0.1, max_epochs=1000)
         buckets.append(bucket.replace(val_share=0.0))
     return like.replace(buckets=tuple(buckets))
