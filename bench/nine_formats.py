@@ -1,6 +1,6 @@
 """The quickstart's last stage on nine formats at once: are the tokens that were trained on those that were planned?
 
-Command     python bench/many_formats.py DEMO_DATA RUN_FOLDER [STEPS]   (DEMO_DATA as `trivium demo-data` writes it)
+Command     python bench/nine_formats.py DEMO_DATA RUN_FOLDER [STEPS]   (DEMO_DATA as `trivium demo-data` writes it)
 Output      a table for a person, then one JSON line; exit code 1 where a bucket differs by one token
 """
 
