@@ -13,6 +13,7 @@ from rich.table import Table
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests/plugin", "recipes")]
 
 import many_formats
+
 import quickstart
 from trivium import curriculum
 from trivium.core.log import console

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+import many_formats
 import pytest
 import small_run
 
-import many_formats
 from trivium import curriculum
 from trivium.data.bucket import BucketConfig
 from trivium.data.detect import open_episodes
