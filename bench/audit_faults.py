@@ -52,7 +52,7 @@ def noisy(seen: Recording, level: float, rng: np.random.Generator) -> Recording:
     return replace(seen, state=numbers(seen.state), action=numbers(seen.action), looks=looks)
 
 
-MOVED = 1.5
+MOVED = 5.0
 """Least state change across lost frames, in times the usual unsteadiness of one change; below that no trace is left."""
 
 

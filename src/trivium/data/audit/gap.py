@@ -31,7 +31,7 @@ LEAST_FRAMES = 16
 """Shorter episodes are not judged."""
 ROW_NATS = 20.0
 """Odds that call rows lost; of clean demonstrations, 2 in 100 have 17 somewhere."""
-PICTURE_NATS = 4.0
+PICTURE_NATS = 6.0
 """Odds that call pictures lost, with the rest of the episode as second witness; of clean ones 2 in 100 have 2,
 and more where other episodes of the set are faulty."""
 
