@@ -52,7 +52,22 @@ def noisy(seen: Recording, level: float, rng: np.random.Generator) -> Recording:
     return replace(seen, state=numbers(seen.state), action=numbers(seen.action), looks=looks)
 
 
-def inject(seen: Recording, faults: dict[int, tuple[str, int]], rng: np.random.Generator) -> Recording:
+MOVED = 5.0
+"""Least state change across lost frames, in times the usual unsteadiness of one change; below that no trace is left."""
+
+
+def visible(seen: Recording, span: slice, size: int) -> np.ndarray:
+    """Tell of each frame of the middle half whether `size` frames lost from it on hide that much motion."""
+    spread = seen.state.std(0)
+    state = seen.state / np.where(spread > 1e-9, spread, np.inf)
+    jerks = np.concatenate([np.linalg.norm(np.diff(state[s], 2, axis=0), axis=1) / 2 for s in seen.spans()])
+    at = span.start + np.arange((span.stop - span.start) // 4, 3 * (span.stop - span.start) // 4)
+    return np.linalg.norm(state[at + size] - state[at], axis=1) >= MOVED * np.median(jerks)
+
+
+def inject(
+    seen: Recording, faults: dict[int, tuple[str, int]], rng: np.random.Generator, count: Counter | None = None
+) -> Recording:
     """Put one fault into each named episode (by place); frames that a shift lacks repeat the first or last one."""
     rows: dict[str, list[np.ndarray]] = {"state": [], "action": [], "pictures": []}
     ends, total = [], 0
@@ -62,6 +77,13 @@ def inject(seen: Recording, faults: dict[int, tuple[str, int]], rng: np.random.G
         kind, size = faults.get(e, ("", 0))
         own = {stream: np.arange(n) for stream in rows}
         at = int(rng.integers(n // 4, 3 * n // 4))
+        if kind.startswith("dropped"):
+            shown = visible(seen, span, size)
+            if count is not None:
+                count["excluded", kind] += int((~shown).sum())
+                count["places", kind] += len(shown)
+            if shown.any():
+                at = n // 4 + int(rng.choice(np.flatnonzero(shown)))
         if kind in ("action", "pictures"):
             own[kind] = np.clip(np.arange(n) - size, 0, n - 1)
         elif kind == "dropped rows":
@@ -104,7 +126,7 @@ def measure(seen: Recording, trials: int, seed: int, levels: tuple[float, ...], 
             rng = np.random.default_rng([seed, trial, int(1e4 * level)])
             chosen = rng.choice(len(seen), len(FAULTS), replace=False) if trial else []
             faults = {int(e): FAULTS[i] for i, e in enumerate(chosen)}
-            (found,) = audit([inject(noisy(seen, level, rng), faults, rng)])
+            (found,) = audit([inject(noisy(seen, level, rng), faults, rng, count)])
             by_episode: dict[int | None, list[Finding]] = {}
             for finding in found.faults:
                 by_episode.setdefault(finding.episode, []).append(finding)
@@ -189,7 +211,8 @@ def result(count: Counter) -> dict[str, Any]:
         for key, unit in (("clean", "episodes"), ("clean sets", "sets"))
     }
     by_noise = {n: f"{count['clean', 'alarms', n]}/{count['clean', 'episodes', n]}" for n in NOISE}
-    return {"recall": recall, "false_alarms": alarms, "false_alarms_by_noise": by_noise}
+    excluded = {k[1]: f"{count[k]}/{count['places', k[1]]}" for k in count if k[0] == "excluded"}
+    return {"recall": recall, "false_alarms": alarms, "false_alarms_by_noise": by_noise, "excluded": excluded}
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -214,6 +237,8 @@ def table(found: dict[str, Any]) -> Table:
         rows.add_row(
             f"false alarms, {kind}", f"{it['hits']}/{it['of']} {it['share']:.2%}", f"{it['low']:.4f}-{it['high']:.4f}"
         )
+    for kind, it in found["excluded"].items():
+        rows.add_row(f"places left out, {kind}", it, f"< {MOVED:g} unsteadiness")
     return rows
 
 

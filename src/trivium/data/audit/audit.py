@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from trivium.data.audit.camera import find_swapped
 from trivium.data.audit.finding import Audit, Finding, Unknown
+from trivium.data.audit.gap import find_gaps
 from trivium.data.audit.lag import channels, components, find_lags
 from trivium.data.audit.motion import find_clock_faults, find_motion_faults
 from trivium.data.audit.recording import Recording
@@ -41,7 +42,9 @@ def _audit(seen: Recording, delay: int, twins: list[Finding]) -> Audit:
     whole, more, measures = whole_set(seen, pictures, delay)
     lengths = dict(zip((int(n) for n in seen.number), (int(n) for n in seen.end - seen.begin), strict=True))
     motion = [it for it in find_motion_faults(seen) if not any(_explained(it, lag, lengths) for lag in (*whole, *late))]
-    findings = [*whole, *swapped, *late, *motion, *find_clock_faults(seen), *twins]
+    spoiled = {it.episode for it in (*swapped, *late, *motion) if it.fault and it.episode is not None}
+    lost = [] if whole else find_gaps(seen, pictures, found, spoiled)
+    findings = [*whole, *swapped, *late, *motion, *lost, *find_clock_faults(seen), *twins]
     if not found:
         unknown.insert(0, Unknown("lag", None, "too few or too short episodes to be each other's reference"))
     findings.sort(key=lambda finding: (not finding.fault, -1 if finding.episode is None else finding.episode))

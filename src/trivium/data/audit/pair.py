@@ -53,7 +53,7 @@ def evidence(
     times = {e: np.arange(margin, len(x[e]) - margin) for e in usable}
     inputs = {e: _window(x[e], times[e], before, after) for e in usable}
     targets = {e: _window(y[e], np.arange(reach, len(y[e]) - reach), reach, reach) for e in usable}
-    features = _features(np.concatenate([inputs[e] for e in usable]))
+    features = feature_map(np.concatenate([inputs[e] for e in usable]))
     centre, spread = _moments(np.concatenate([targets[e] for e in usable]))
     if not spread.any():
         return None
@@ -78,7 +78,7 @@ def evidence(
 
 def fold_fit(x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ _"]]:
     """Predict y from x, frame by frame, each episode by a fit on the others (8 episodes or more)."""
-    features = _features(np.concatenate(x))
+    features = feature_map(np.concatenate(x))
     predicted, _ = _predict(list(range(len(x))), dict(enumerate(map(features, x))), dict(enumerate(y)))
     return [predicted[e] for e in range(len(x))]
 
@@ -93,7 +93,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(0), np.where(spread > 1e-6 * max(float(spread.max()), 1e-30), spread, 0.0)
 
 
-def _features(rows: np.ndarray):
+def feature_map(rows: np.ndarray):
     """Return the map to standardised values, cosines of random mixtures, and a constant."""
     rng = np.random.default_rng(0)
     centre, spread = _moments(rows)
