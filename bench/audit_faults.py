@@ -22,10 +22,10 @@ from rich.table import Table
 
 from trivium.core.log import console
 from trivium.data.audit.audit import audit, whole_set
-from trivium.data.audit.command import open_episodes
 from trivium.data.audit.finding import Finding
 from trivium.data.audit.lag import components
 from trivium.data.audit.recording import Recording, watch
+from trivium.data.detect import open_episodes
 
 LAGS = (-3, -2, -1, 1, 2, 3)
 NOISE = (0.0, 0.005, 0.01)

@@ -9,7 +9,7 @@ from point_robot import late, point_robot, write_points
 from typer.testing import CliRunner, Result
 
 from trivium.cli import app
-from trivium.data.audit.command import open_episodes
+from trivium.data.detect import open_episodes
 
 
 def type_in(*words: object) -> Result:
@@ -56,7 +56,7 @@ def test_faults_are_found_corrected_beside_the_set_and_gone(sets: tuple[Path, Pa
     }
     assert before == {path: path.read_bytes() for path in bad.rglob("*") if path.is_file()}, "the set was touched"
     assert type_in(bad, "--corrections", file).exit_code == 0
-    mended, original = open_episodes(bad, file), open_episodes(good)
+    mended, original = open_episodes(bad, [f"corrections={file}"]), open_episodes(good)
     for number, skipped, left in ((4, 0, 58), (9, 1, 59), (3, 0, 60)):
         rows = np.flatnonzero(mended.groups() == number)
         same = np.flatnonzero(original.groups() == number)[skipped : skipped + left]

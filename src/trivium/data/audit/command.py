@@ -1,5 +1,6 @@
 """The engine behind `trivium data audit`."""
 
+import json
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,21 +13,9 @@ from trivium.data.audit.finding import Audit
 from trivium.data.audit.fix import corrections
 from trivium.data.audit.recording import Recording, watch
 from trivium.data.audit.show import details, draw, summary
+from trivium.data.detect import open_episodes
 from trivium.data.source.corrections import write_corrections
 from trivium.data.source.episode import EpisodeSource
-from trivium.data.source.lerobot import LeRobotConfig
-
-
-def open_episodes(path: Path, corrected: Path | None = None) -> EpisodeSource:
-    """Open a set with all its cameras.
-
-    Raises:
-        DataError: it is no set of episodes, or a broken one.
-    """
-    config = LeRobotConfig(
-        path=str(path), views=(), horizon=1, corrections=None if corrected is None else str(corrected)
-    )
-    return config.replace(views=tuple(config.build().cameras)).build()
 
 
 def run_audit(
@@ -50,7 +39,8 @@ def run_audit(
         raise DataError(
             "--corrections", f"{len(paths)} sets", "one set, whose corrections they are", "Audit them one by one."
         )
-    sources = [open_episodes(path, corrected) for path in paths]
+    corrections_of = [] if corrected is None else [f"corrections={json.dumps(str(corrected))}"]
+    sources = [open_episodes(path, corrections_of) for path in paths]
     seen = [_watch(source, pictures) for source in sources]
     found = audit(seen, delay)
     for audited in found:
