@@ -25,7 +25,7 @@ NUM_SEEN = 8
 """Picture components of each view; the audit's come sorted, greatest last."""
 TAILS = 10.0
 """Degrees of freedom of the errors: contacts and glitches are not normal."""
-LEAST_EPISODES = 12
+LEAST_EPISODES = 40
 """Episodes that make a set its own reference here."""
 LEAST_FRAMES = 16
 """Shorter episodes are not judged."""
