@@ -29,7 +29,7 @@ def test_quiet(clean: Recording):
 def test_rows_lost_amid_motion(clean: Recording, rows: int):
     at = fast(clean, 6)
     found = audit([without(clean, 6, at, rows)])[0].faults
-    assert {(it.kind, it.episode) for it in found} == {("dropped", 106)}
+    assert {(it.kind, it.episode) for it in found} == {("gap", 106)}
     assert abs((found[0].frame or 0) - at) <= 3
 
 
@@ -38,7 +38,7 @@ def test_pictures_lost_amid_motion(clean: Recording, frames: int):
     at = fast(clean, 8)
     found = audit([late(clean, 8, "pictures", -frames, start=at)])[0].faults
     surest = max(found, key=lambda it: it.confidence)
-    assert (surest.kind, surest.episode, surest.stream) == ("dropped", 108, "pictures")
+    assert (surest.kind, surest.episode, surest.stream) == ("gap", 108, "pictures")
     assert abs((surest.frame or 0) - at) <= 4
 
 

@@ -68,7 +68,7 @@ def _once(findings: list[Finding]) -> list[Finding]:
     kept: list[Finding] = []
     for finding in findings:
         twin = any(
-            other.kind == finding.kind in ("dropped", "frozen")
+            other.kind == finding.kind in ("dropped", "gap", "frozen")
             and other.episode == finding.episode
             and abs((other.frame or 0) - (finding.frame or 0)) <= 3
             for other in kept
