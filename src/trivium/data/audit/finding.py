@@ -21,7 +21,7 @@ KINDS = {
 """Every kind of finding, with its meaning."""
 FAULTS = ("lag", "dropped", "frozen", "jump", "clock", "swapped", "duplicate", "leakage")
 """Kinds that fail a check; the others are worth knowing and common in good sets. A "gap" is a suspicion: it finds most
-lost frames, and stands in 3 to 5 of 100 clean episodes (docs/log.md)."""
+lost frames, and stands in 3 to 11 of 100 clean episodes (docs/log.md)."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ LEAST_FRAMES = 16
 """Shorter episodes are not judged."""
 ROW_NATS = 20.0
 """Odds that call rows lost. One number does not suit every set: of clean demonstrations 2 in 100 have 17 somewhere
-without noise, 8 with 1 % of it, and on other recordings 3 to 5 in 100 pass 20; so it is a suspicion, not a fault."""
+without noise, 8 with 1 % of it, and on other recordings 3 to 11 in 100 pass 20; so it is a suspicion, not a fault."""
 PICTURE_NATS = 6.0
 """Odds that call pictures lost, with the rest of the episode as second witness; of clean ones 2 in 100 have 2,
 and more where other episodes of the set are faulty."""
