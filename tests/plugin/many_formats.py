@@ -44,7 +44,9 @@ def mixture(root: Path, first: BucketConfig, robot: EpisodeSource, like: Mixture
             views = {"views": config.views[:1], "horizon": robot.config.horizon}
             config = config.replace(embodiment=robot.embodiment, fps=robot.fps, **views)
         if isinstance(config, CodeConfig):
-            config = config.replace(max_chars=2 * like.row_length)  # about three characters a token, and some room
+            config = config.replace(
+                max_chars=max(512, 2 * like.row_length)
+            )  # about three characters a token, and some room
         bucket = BucketConfig(name=name.split("/")[0].replace(".", "_"), source=config, weight=0.1, max_epochs=1000)
         buckets.append(bucket.replace(val_share=0.0))
     return like.replace(buckets=tuple(buckets))
