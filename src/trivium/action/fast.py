@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 from scipy.fft import dct, idct
 from tokenizers import Tokenizer, models, trainers
 
+from trivium.action.tokenizer import ActionTokenizer
 from trivium.core.config import Config
 from trivium.core.errors import CheckpointError, ConfigError, DataError
 from trivium.core.files import write_json
@@ -65,7 +66,7 @@ class FastConfig(Config):
         return FastTokenizer(self.scale, self.limit, horizon, action_dim, bpe)
 
 
-class FastTokenizer:
+class FastTokenizer(ActionTokenizer):
     """Cosine transform over time, rounding, and a byte-pair encoding whose letters are whole numbers.
 
     Where we differ from the reference: its GPT-2 pre-tokenizer silently drops coefficient values that training never
