@@ -116,7 +116,7 @@ def right(finding: Finding, kind: str, size: int) -> bool:
     """Tell whether a finding names the fault and its size, not only its episode."""
     if kind in ("action", "pictures"):
         return finding.kind == "lag" and finding.stream == kind and finding.measure == size
-    return finding.kind in (("dropped", "gap") if kind.startswith("dropped") else (kind.split()[0],))
+    return finding.kind == kind.split()[0]
 
 
 def measure(seen: Recording, trials: int, seed: int, levels: tuple[float, ...], count: Counter) -> None:
@@ -129,18 +129,15 @@ def measure(seen: Recording, trials: int, seed: int, levels: tuple[float, ...], 
             (found,) = audit([inject(noisy(seen, level, rng), faults, rng, count)])
             by_episode: dict[int | None, list[Finding]] = {}
             for finding in found.findings:
-                if finding.fault or finding.kind == "gap":
+                if finding.fault:
                     by_episode.setdefault(finding.episode, []).append(finding)
             for e in range(len(seen)):
                 hits = by_episode.get(int(seen.number[e]), [])
-                sure = [finding for finding in hits if finding.fault]
                 if e in faults:
-                    # A gap is a suspicion and fails no check; it counts where frames were lost, and only there.
-                    _note(count, faults[e], level, hits if faults[e][0].startswith("dropped") else sure)
+                    _note(count, faults[e], level, hits)
                 else:
-                    for unit, found_some in (("clean", sure), ("clean, gaps suspected", hits)):
-                        count[unit, "episodes", level] += 1
-                        count[unit, "alarms", level] += bool(found_some)
+                    count["clean", "episodes", level] += 1
+                    count["clean", "alarms", level] += bool(hits)
             if not trial:
                 count["clean sets", "sets", level] += 1
                 count["clean sets", "alarms", level] += None in by_episode
@@ -212,7 +209,7 @@ def result(count: Counter) -> dict[str, Any]:
         }
     alarms = {
         key: share(sum(count[key, "alarms", n] for n in NOISE), sum(count[key, unit, n] for n in NOISE))
-        for key, unit in (("clean", "episodes"), ("clean, gaps suspected", "episodes"), ("clean sets", "sets"))
+        for key, unit in (("clean", "episodes"), ("clean sets", "sets"))
     }
     by_noise = {n: f"{count['clean', 'alarms', n]}/{count['clean', 'episodes', n]}" for n in NOISE}
     excluded = {k[1]: f"{count[k]}/{count['places', k[1]]}" for k in count if k[0] == "excluded"}

@@ -7,7 +7,6 @@ from typing import Any
 KINDS = {
     "lag": "pictures, state or actions of an episode, or of the whole set, are out of step",
     "dropped": "frames are missing",
-    "gap": "frames may be missing: what follows does not continue what was",
     "frozen": "a picture or the state stands still although the robot moves",
     "jump": "the state leaps",
     "idle": "nothing moves for long",
@@ -20,8 +19,7 @@ KINDS = {
 }
 """Every kind of finding, with its meaning."""
 FAULTS = ("lag", "dropped", "frozen", "jump", "clock", "swapped", "duplicate", "leakage")
-"""Kinds that fail a check; the others are worth knowing and common in good sets. A "gap" is a suspicion: it finds most
-lost frames, and stands in 3 to 11 of 100 clean episodes (docs/log.md)."""
+"""Kinds that fail a check; the others are worth knowing and common in good sets."""
 
 
 @dataclass(frozen=True)

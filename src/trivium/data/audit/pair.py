@@ -78,9 +78,13 @@ def evidence(
 
 def fold_fit(x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ _"]]:
     """Predict y from x, frame by frame, each episode by a fit on the others (8 episodes or more)."""
-    features = feature_map(np.concatenate(x))
-    predicted, _ = _predict(list(range(len(x))), dict(enumerate(map(features, x))), dict(enumerate(y)))
-    return [predicted[e] for e in range(len(x))]
+    return fold_predict(list(map(feature_map(np.concatenate(x)), x)), y)
+
+
+def fold_predict(left: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[np.ndarray]:
+    """Do as `fold_fit` from features at hand."""
+    predicted, _ = _predict(list(range(len(left))), dict(enumerate(left)), dict(enumerate(y)))
+    return [predicted[e] for e in range(len(left))]
 
 
 def _window(values: np.ndarray, t: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 State and action: what action[t] adds to the state's own motion in foretelling the state's change. That is greatest at
 the change it causes, from frame t to t+1, however sluggish the arm: a plain correlation peaks later, by its inertia.
-Pictures and state: what changed from one picture to the next foretells the change of the state between them best.
+Pictures and state: what changed from one picture to the next foretells the change of the state between them best, and
+the other way round. Each way alone leans to one side (an expert's next motion can be read from where it is); together
+they do not.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from trivium.data.audit.pair import LAGS, fold_fit
+from trivium.data.audit.pair import LAGS, feature_map, fold_fit, fold_predict
 from trivium.data.audit.recording import Recording
 
 MEMORY = 4
@@ -27,14 +29,14 @@ class SetLag:
 
     peak: int
     confidence: float
-    """Share of bootstraps over episodes that have the same peak."""
+    """Share of bootstraps over episodes whose peak lies on the same side of what is expected (or right there)."""
     r2: tuple[float, ...]
     """By lag, from `LAGS`."""
     reason: str = ""
     """Why it cannot be told; empty where it can."""
 
 
-def action_lag(seen: Recording) -> SetLag:
+def action_lag(seen: Recording, expected: int) -> SetLag:
     """Return the lag at which actions move the state; 1 where action[t] moves it from frame t to frame t+1."""
     state = _unit(seen.state)
     action = _unit(seen.action)
@@ -56,7 +58,7 @@ def action_lag(seen: Recording) -> SetLag:
     base = _misses([own for own, _, _ in groups], [y for _, y, _ in groups])
     for place in range(len(lags)):
         errors.append(_misses([np.concatenate([own, a[place]], 1) for own, _, a in groups], [y for _, y, _ in groups]))
-    return _peak(np.broadcast_to(base, (len(lags), *base.shape)), np.stack(errors), lags)
+    return _peak([(base, np.stack(errors))], lags, expected)
 
 
 def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> SetLag:
@@ -65,20 +67,31 @@ def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> Set
     if not state.shape[1]:
         return _cannot("the state never changes")
     reach = int(LAGS[-1])
-    inputs, targets = [], []
+    looks, moves, rows, changes, times = [], [], [], [], []
     for span, parts in zip(seen.spans(), picture, strict=True):
         change, moved = np.diff(state[span], axis=0), np.diff(parts, axis=0)
         t = np.arange(reach, len(change) - reach)
         if len(t) >= 2:
-            inputs.append(np.concatenate([parts[t], moved[t]], axis=1))
-            targets.append(np.concatenate([change[t + lag] for lag in LAGS], axis=1))
-    if len(inputs) < 8 or sum(len(x) for x in inputs) < LEAST_ROWS:
+            looks.append(np.concatenate([parts[t], moved[t]], axis=1))
+            moves.append(moved[t])
+            rows.append(np.concatenate([state[span][:-1], change], axis=1))
+            changes.append(change)
+            times.append(t)
+    if len(looks) < 8 or sum(len(x) for x in looks) < LEAST_ROWS:
         return _cannot("too few frames in too few episodes")
-    predicted = fold_fit(inputs, targets)
+    sought = [np.concatenate([c[t + lag] for lag in LAGS], axis=1) for c, t in zip(changes, times, strict=True)]
     shape = (len(LAGS), state.shape[1])
-    miss = np.stack([((y - p) ** 2).sum(0).reshape(shape) for y, p in zip(targets, predicted, strict=True)])
-    whole = np.stack([(y**2).sum(0).reshape(shape) for y in targets])
-    return _peak(whole.transpose(1, 0, 2), miss.transpose(1, 0, 2), [int(lag) for lag in LAGS])
+    found = fold_fit(looks, sought)
+    forward = np.stack([((y - p) ** 2).sum(0).reshape(shape) for y, p in zip(sought, found, strict=True)], axis=1)
+    own = np.stack([(y**2).sum(0).reshape(shape)[reach] for y in sought])
+    feature = feature_map(np.concatenate(rows))
+    left = [feature(x) for x in rows]
+    backward = []
+    for lag in LAGS:
+        found = fold_predict([x[t + lag] for x, t in zip(left, times, strict=True)], moves)
+        backward.append(np.stack([((y - p) ** 2).sum(0) for y, p in zip(moves, found, strict=True)]))
+    shown = np.stack([(y**2).sum(0) for y in moves])
+    return _peak([(own, forward), (shown, np.stack(backward))], [int(lag) for lag in LAGS], 0)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -97,21 +110,28 @@ def _misses(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
     return np.add.reduceat(miss, borders, axis=0)
 
 
-def _peak(whole: np.ndarray, errors: np.ndarray, lags: list[int]) -> SetLag:
+def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int], expected: int) -> SetLag:
     """Find the lag whose errors (lags, episodes, dimensions) take most away from the whole (episodes, dimensions)."""
 
     def shares(chosen: np.ndarray) -> np.ndarray:
-        total = whole[:, chosen].sum(1)
-        return np.where(total > 0, 1 - errors[:, chosen].sum(1) / np.where(total > 0, total, 1.0), 0.0).mean(1)
+        parts = []
+        for whole, errors in evidence:
+            total = whole[chosen].sum(0)
+            share = 1 - errors[:, chosen].sum(1) / np.where(total > 0, total, np.inf)
+            parts.append(np.where(total > 0, share, 0.0).mean(1))
+        best = max(float(part.max()) for part in parts)
+        # Each way counts alike, however much of its own target it explains.
+        return np.mean([part * (best / part.max() if part.max() > 0 else 0.0) for part in parts], axis=0)
 
-    everyone = np.arange(whole.shape[1])
+    everyone = np.arange(len(evidence[0][0]))
     r2 = shares(everyone)
     peak = int(r2.argmax())
     if r2[peak] < LEAST_SHARE:
         return _cannot(f"one says too little about the other (R2 {r2[peak]:.3f} at best)")
     rng = np.random.default_rng(0)
-    same = [int(shares(rng.choice(everyone, len(everyone))).argmax()) == peak for _ in range(BOOTSTRAPS)]
-    return SetLag(lags[peak], float(np.mean(same)), tuple(float(x) for x in r2))
+    drawn = [lags[int(shares(rng.choice(everyone, len(everyone))).argmax())] for _ in range(BOOTSTRAPS)]
+    same = np.sign(np.array(drawn) - expected) == np.sign(lags[peak] - expected)
+    return SetLag(lags[peak], float(same.mean()), tuple(float(x) for x in r2))
 
 
 def _cannot(reason: str) -> SetLag:
