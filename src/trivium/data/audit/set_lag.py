@@ -58,7 +58,7 @@ def action_lag(seen: Recording, expected: int) -> SetLag:
     base = _misses([own for own, _, _ in groups], [y for _, y, _ in groups])
     for place in range(len(lags)):
         errors.append(_misses([np.concatenate([own, a[place]], 1) for own, _, a in groups], [y for _, y, _ in groups]))
-    return _peak([(base, np.stack(errors))], lags, expected)
+    return _peak([(base[None], np.stack(errors))], lags, expected)
 
 
 def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> SetLag:
@@ -83,7 +83,10 @@ def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> Set
     shape = (len(LAGS), state.shape[1])
     found = fold_fit(looks, sought)
     forward = np.stack([((y - p) ** 2).sum(0).reshape(shape) for y, p in zip(sought, found, strict=True)], axis=1)
-    own = np.stack([(y**2).sum(0).reshape(shape)[reach] for y in sought])
+    own = np.stack([(y**2).sum(0).reshape(shape) for y in sought], axis=1)
+    most = float((1 - forward.sum(1) / np.maximum(own.sum(1), 1e-12)).mean(1).max())
+    if most < LEAST_SHARE:
+        return _cannot(f"one says too little about the other (R2 {most:.3f} at best)")
     feature = feature_map(np.concatenate(rows))
     left = [feature(x) for x in rows]
     backward = []
@@ -91,7 +94,7 @@ def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> Set
         found = fold_predict([x[t + lag] for x, t in zip(left, times, strict=True)], moves)
         backward.append(np.stack([((y - p) ** 2).sum(0) for y, p in zip(moves, found, strict=True)]))
     shown = np.stack([(y**2).sum(0) for y in moves])
-    return _peak([(own, forward), (shown, np.stack(backward))], [int(lag) for lag in LAGS], 0)
+    return _peak([(own[[reach]], forward), (shown[None], np.stack(backward))], [int(lag) for lag in LAGS], 0)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -111,27 +114,35 @@ def _misses(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
 
 
 def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int], expected: int) -> SetLag:
-    """Find the lag whose errors (lags, episodes, dimensions) take most away from the whole (episodes, dimensions)."""
+    """Find the lag whose errors (lags, episodes, dimensions) take most away from the whole (1, episodes, dimensions).
 
-    def shares(chosen: np.ndarray) -> np.ndarray:
+    There may be a second way to look; it counts only where it says anything.
+    """
+
+    def ways(chosen: np.ndarray) -> list[np.ndarray]:
         parts = []
         for whole, errors in evidence:
-            total = whole[chosen].sum(0)
+            total = whole[:, chosen].sum(1)
             share = 1 - errors[:, chosen].sum(1) / np.where(total > 0, total, np.inf)
             parts.append(np.where(total > 0, share, 0.0).mean(1))
-        best = max(float(part.max()) for part in parts)
-        # Each way counts alike, however much of its own target it explains.
-        return np.mean([part * (best / part.max() if part.max() > 0 else 0.0) for part in parts], axis=0)
+        return parts
 
-    everyone = np.arange(len(evidence[0][0]))
-    r2 = shares(everyone)
-    peak = int(r2.argmax())
-    if r2[peak] < LEAST_SHARE:
-        return _cannot(f"one says too little about the other (R2 {r2[peak]:.3f} at best)")
+    def peak_of(parts: list[np.ndarray]) -> int:
+        """Count each way alike, however much of its own target it explains."""
+        return int(sum(part / max(float(part.max()), 1e-9) for part in parts).argmax())
+
+    everyone = np.arange(evidence[0][1].shape[1])
+    parts = ways(everyone)
+    most = float(parts[0].max())
+    if most < LEAST_SHARE:
+        return _cannot(f"one says too little about the other (R2 {most:.3f} at best)")
+    evidence = [it for it, part in zip(evidence, parts, strict=True) if part.max() >= LEAST_SHARE]
+    parts = ways(everyone)
+    peak = peak_of(parts)
     rng = np.random.default_rng(0)
-    drawn = [lags[int(shares(rng.choice(everyone, len(everyone))).argmax())] for _ in range(BOOTSTRAPS)]
+    drawn = [lags[peak_of(ways(rng.choice(everyone, len(everyone))))] for _ in range(BOOTSTRAPS)]
     same = np.sign(np.array(drawn) - expected) == np.sign(lags[peak] - expected)
-    return SetLag(lags[peak], float(same.mean()), tuple(float(x) for x in r2))
+    return SetLag(lags[peak], float(same.mean()), tuple(float(x) for x in np.mean(parts, axis=0)))
 
 
 def _cannot(reason: str) -> SetLag:
