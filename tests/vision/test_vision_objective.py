@@ -112,10 +112,11 @@ def test_captions_are_read_alone_however_they_are_packed():
     together, apart = collate([rows], 120), collate([[row] for row in rows], 30)
     found, expected = learner(together)["contrastive"].sum, learner(apart)["contrastive"].sum
     assert abs(found.item() - expected.item()) <= 1e-5
-    texts, same = learner._read(together)
+    captions = learner._captions(together)
+    texts = learner._read(captions)
     by_hand = torch.stack([learner.language.embedding(torch.tensor(encode("two")[: i + 1])).mean(0) for i in range(3)])
     torch.testing.assert_close(texts[1], by_hand.mean(0))
-    assert same.nonzero().tolist() == [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2], [3, 3]]
+    assert captions.tolist() == [[*encode("a cup")], *([*encode("two"), -1, -1],), [*encode("a cup")], [120, *[-1] * 4]]
 
 
 def test_layout_counts_patches_and_a_cut_caption():

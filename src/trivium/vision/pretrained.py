@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.nn.hub import load_part, refuse_missing, use_our_attention
-from trivium.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, cut, normalise
+from trivium.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, PatchEncoder, cut, normalise
 
 
 class PretrainedVisionConfig(Config):
@@ -107,7 +107,7 @@ class Family:
     """Weights a checkpoint may lack, because we leave them out."""
 
 
-class PretrainedEncoder(Encoder):
+class PretrainedEncoder(PatchEncoder):
     """The first blocks of a pretrained ViT; every piece is a plain parameter of ours, so any of it can be frozen."""
 
     def __init__(self, parts: Parts, family: Family, num_layers: int, image_size: int) -> None:
