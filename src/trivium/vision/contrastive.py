@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from trivium.train import parallel
 from trivium.vision.gather import gather
 
 MAX_SCALE = 100.0
@@ -59,12 +60,14 @@ class ContrastiveHead(nn.Module):
             self.log_scale.data.clamp_(max=math.log(MAX_SCALE))
         x = F.normalize(self.image(images).float(), dim=-1)
         y = F.normalize(self.text(texts).float(), dim=-1)
-        # One exchange for both sides: ranks that ran two backwards in different orders would wait for each other.
-        both, start = gather(torch.cat([x, y], dim=1))
-        others = Others(*both.chunk(2, dim=1), start)
-        words, _ = gather(captions, filler=-1)
+        words, start = gather(captions, filler=-1)
         _, group = words.unique(dim=0, return_inverse=True)
         same = group[start : start + len(x), None] == group
+        others = None
+        if parallel.world_size() > 1:
+            # One exchange for both sides: ranks that ran two backwards in different orders would wait for each other.
+            both, _ = gather(torch.cat([x, y], dim=1))
+            others = Others(*both.chunk(2, dim=1), start)
         scale = self.log_scale.float().exp()
         if self.bias is None:
             return clip_losses(x, y, scale, same, others)
@@ -83,14 +86,16 @@ def clip_losses(
     Where we differ: `same` marks pairs of captions that are word for word equal. They are no negatives of one
     another, or a simulator's few captions would teach that a picture does not match its own caption.
     """
-    others = others or Others(images, texts)
-    labels = torch.arange(others.start, others.start + len(images), device=images.device)
-    by_image = scale * images @ others.texts.T
-    alone = len(others.images) == len(images)
-    by_text = by_image.T if alone else scale * texts @ others.images.T
-    if same is not None:
-        equal = _without(labels, same)
-        by_image, by_text = by_image.masked_fill(equal, -torch.inf), by_text.masked_fill(equal, -torch.inf)
+    everyone = others or Others(images, texts)
+    labels = _labels(images, everyone)
+    equal = None if same is None else _without(labels, same)
+    by_image = scale * images @ everyone.texts.T
+    by_image = by_image if equal is None else by_image.masked_fill(equal, -torch.inf)
+    if others is None:
+        by_text = by_image.T
+    else:
+        by_text = scale * texts @ everyone.images.T
+        by_text = by_text if equal is None else by_text.masked_fill(equal, -torch.inf)
     return (F.cross_entropy(by_image, labels, reduction="none") + F.cross_entropy(by_text, labels, reduction="none")) / 2
 
 
@@ -108,13 +113,17 @@ def siglip_losses(
     (equal captions) are left out of the sum.
     """
     others = others or Others(images, texts)
-    labels = torch.arange(others.start, others.start + len(images), device=images.device)
+    labels = _labels(images, others)
     logits = scale * images @ others.texts.T + bias
     sign = torch.full_like(logits, -1.0).scatter(1, labels[:, None], 1.0)
     losses = -F.logsigmoid(sign * logits)
     if same is not None:
         losses = losses.masked_fill(_without(labels, same), 0.0)
     return losses.sum(1)
+
+
+def _labels(mine: Float[Tensor, "n d"], others: Others) -> Int[Tensor, " n"]:
+    return torch.arange(others.start, others.start + len(mine), device=mine.device)
 
 
 def _without(labels: Int[Tensor, " n"], same: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:
