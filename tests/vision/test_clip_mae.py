@@ -145,4 +145,4 @@ def test_impossible_clips_are_refused():
     with pytest.raises(ConfigError, match=r"objective\.tubelet: found 3; expected a divisor of frames \(4\)"):
         CLIPS.replace(tubelet=3).build(model())
     with pytest.raises(ConfigError, match=r"objective\.frames: found 4 beside the encoder Resnet.*Set frames=1"):
-        CLIPS.build(model(ResnetConfig(image_size=32).build()))
+        CLIPS.build(model(ResnetConfig(image_size=64).build()))

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.core.config import Config
@@ -21,7 +22,7 @@ class ResnetConfig(Config):
     """A ResNet that starts from random weights."""
 
     kind: Literal["resnet"] = "resnet"
-    image_size: int = 112
+    image_size: int = Field(default=112, gt=STRIDE)
     """Side of the square pictures in pixels; a cell of the last feature map covers 32 of them."""
     depth: Literal[18, 50] = 18
     """Layers: 18 has 11 M parameters and vectors of 512, 50 has 24 M and vectors of 2048."""
@@ -80,13 +81,17 @@ class Resnet(Encoder):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose statistics stay in float32 when the weights are cast."""
+    """Batch normalisation that stays in float32 when the network around it is cast.
+
+    In bfloat16 the running mean never arrives: steps of a tenth of a per cent are rounded away.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BatchNorm":
+        before = {name: value.detach().clone() for name, value in self.state_dict().items()}
         super()._apply(fn, recurse)
-        for name in ("running_mean", "running_var"):
-            # In bfloat16 a step of a tenth of a per cent is rounded away, and the running mean never arrives.
-            setattr(self, name, getattr(self, name).float())
+        for name, value in before.items():
+            own = getattr(self, name)
+            own.data = value.to(own.device)
         return self
 
 
