@@ -3,7 +3,7 @@ import torch
 import transformers
 
 from trivium.core.errors import ConfigError, SetupError
-from trivium.vision.encoder import normalise
+from trivium.vision.encoder import cut, normalise
 from trivium.vision.pretrained import PretrainedVisionConfig, interpolate
 
 SIZES = {
@@ -21,15 +21,22 @@ FAMILIES = {
     "siglip": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
     "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
     "vit_mae": (transformers.ViTMAEConfig, transformers.ViTMAEModel),
+    "siglip2": (transformers.Siglip2VisionConfig, transformers.Siglip2VisionModel),
+    "dinov3": (transformers.DINOv3ViTConfig, transformers.DINOv3ViTModel),
+    "internvit": (transformers.InternVLVisionConfig, transformers.InternVLVisionModel),
+}
+DIFFERENT = {
+    "dinov2": {"intermediate_size": None},
+    "siglip2": {"image_size": None, "num_patches": 16},
+    "dinov3": {"num_register_tokens": 2},
 }
 
 
 def saved(tmp_path, family):
     torch.manual_seed(0)
     config, model = FAMILIES[family]
-    original = model(
-        config(**{k: v for k, v in SIZES.items() if family != "dinov2" or k != "intermediate_size"})
-    ).eval()
+    sizes = SIZES | DIFFERENT.get(family, {})
+    original = model(config(**{name: size for name, size in sizes.items() if size is not None})).eval()
     with torch.no_grad():  # positions that matter, and tokens that are not zero
         for name, parameter in original.named_parameters():
             if "position" in name or "token" in name or "embedding" in name:
@@ -48,6 +55,10 @@ def reference(family, original, encoder, images):
     if family == "vit_mae":  # its forward pass always shuffles; hidden nothing, in order
         original.config.mask_ratio = 0.0
         return original(pixels, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state[:, 1:]
+    if family == "siglip2":  # it takes patches that were cut outside, row by row, the channel last
+        patches = cut(pixels, 8).permute(0, 1, 3, 4, 2).flatten(2)
+        everything, side = torch.ones(patches.shape[:2], dtype=torch.int64), images.shape[-1] // 8
+        return original(patches, everything, torch.tensor([[side, side]] * 2)).last_hidden_state
     hidden = original(pixels).last_hidden_state[:, -16:]
     return original.post_layernorm(hidden) if family == "clip" else hidden
 
@@ -104,7 +115,7 @@ def test_bfloat16_runs_close_to_float32(tmp_path):
 
 def test_interpolation_to_the_same_grid_is_a_copy():
     positions = torch.randn(9, 4)
-    assert torch.equal(interpolate(positions, (3, 3)), positions)
+    assert torch.equal(interpolate(positions, (3, 3), {"mode": "bicubic"}), positions)
 
 
 @pytest.mark.parametrize(

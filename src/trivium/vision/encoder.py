@@ -25,6 +25,7 @@ class Encoder(nn.Module, ABC):
     grid: tuple[int, int]
     image_size: int
     blocks: nn.ModuleList
+    drop_path: float = 0.0
 
     @abstractmethod
     def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
@@ -50,27 +51,6 @@ class Encoder(nn.Module, ABC):
             )
 
 
-class PatchEncoder(Encoder):
-    """An encoder in two halves, so that patches can be left out in between (MAE) or come from several frames.
-
-    Only a transformer whose positions are added to its patches can do that: a convolution needs the neighbours.
-    """
-
-    patch_size: int
-    drop_path: float = 0.0
-
-    @abstractmethod
-    def embed(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
-        """Cut pictures into patches, row-major, and give each its vector and its position."""
-
-    @abstractmethod
-    def encode(self, tokens: Float[Tensor, "n p d"]) -> Float[Tensor, "n p d"]:
-        """Run the layers over patches, all of them or any subset; a class token lives and dies in here."""
-
-    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
-        """Encode whole pictures."""
-        return self.encode(self.embed(images))
-
     def through(self, hidden: Float[Tensor, "n q d"], **options: Any) -> Float[Tensor, "n q d"]:
         """Run all blocks; in training each is left out at random, the later the more often (stochastic depth).
 
@@ -86,10 +66,31 @@ class PatchEncoder(Encoder):
         return hidden
 
 
+class PatchEncoder(Encoder):
+    """An encoder in two halves, so that patches can be left out in between (MAE) or come from several frames.
+
+    Only a transformer whose positions are added to its patches can do that: a convolution needs the neighbours.
+    """
+
+    patch_size: int
+
+    @abstractmethod
+    def embed(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
+        """Cut pictures into patches, row-major, and give each its vector and its position."""
+
+    @abstractmethod
+    def encode(self, tokens: Float[Tensor, "n p d"]) -> Float[Tensor, "n p d"]:
+        """Run the layers over patches, all of them or any subset; a class token lives and dies in here."""
+
+    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
+        """Encode whole pictures."""
+        return self.encode(self.embed(images))
+
+
 def leave_out(
     before: Float[Tensor, "n q d"], after: Float[Tensor, "n q d"], rate: float
 ) -> Float[Tensor, "n q d"]:
-    """Undo what a residual block added, for a share of the pictures; the others keep 1 / (1 - rate) times of it.
+    """Undo what a residual block added, for a share of the pictures; the others take 1 / (1 - rate) times of it.
 
     The expectation over the draws is `after`, so that nothing has to be scaled when the model is used.
     """
