@@ -132,7 +132,10 @@ def test_layout_takes_the_frames_of_one_camera():
     clip = sample(views=("top",) * 4)
     assert layout.count(clip) == {"image": 32}
     assert len(layout.build(clip).images) == 4
-    for views, found in ((("top",) * 3, "3 pictures"), (("top", "top", "side", "side"), r"4 pictures \(top, top, side")):
+    for views, found in (
+        (("top",) * 3, "3 pictures"),
+        (("top", "top", "side", "side"), r"4 pictures \(top, top, side"),
+    ):
         with pytest.raises(DataError, match=rf"sample s: found {found}.*4 pictures of one view.*history=4"):
             layout.count(sample(views=views))
     nothing = Sample(id="s", segments=(), source="", license="")

@@ -32,9 +32,7 @@ class ContrastiveHead(nn.Module):
     one micro-batch of all ranks; more accumulation does not make the task harder, more rows do.
     """
 
-    def __init__(
-        self, image_width: int, text_width: int, width: int, loss: Literal["clip", "siglip"] = "clip"
-    ) -> None:
+    def __init__(self, image_width: int, text_width: int, width: int, loss: Literal["clip", "siglip"] = "clip") -> None:
         """Build; both sides are projected to `width`."""
         super().__init__()
         self.image = nn.Linear(image_width, width, bias=False)
@@ -96,7 +94,9 @@ def clip_losses(
     else:
         by_text = scale * texts @ everyone.images.T
         by_text = by_text if equal is None else by_text.masked_fill(equal, -torch.inf)
-    return (F.cross_entropy(by_image, labels, reduction="none") + F.cross_entropy(by_text, labels, reduction="none")) / 2
+    return (
+        F.cross_entropy(by_image, labels, reduction="none") + F.cross_entropy(by_text, labels, reduction="none")
+    ) / 2
 
 
 def siglip_losses(

@@ -50,7 +50,6 @@ class Encoder(nn.Module, ABC):
                 f"Set the Resize step of the data transform to {self.image_size}, or image_size to the data's.",
             )
 
-
     def through(self, hidden: Float[Tensor, "n q d"], **options: Any) -> Float[Tensor, "n q d"]:
         """Run all blocks; in training each is left out at random, the later the more often (stochastic depth).
 
@@ -87,9 +86,7 @@ class PatchEncoder(Encoder):
         return self.encode(self.embed(images))
 
 
-def leave_out(
-    before: Float[Tensor, "n q d"], after: Float[Tensor, "n q d"], rate: float
-) -> Float[Tensor, "n q d"]:
+def leave_out(before: Float[Tensor, "n q d"], after: Float[Tensor, "n q d"], rate: float) -> Float[Tensor, "n q d"]:
     """Undo what a residual block added, for a share of the pictures; the others take 1 / (1 - rate) times of it.
 
     The expectation over the draws is `after`, so that nothing has to be scaled when the model is used.

@@ -124,7 +124,7 @@ class PretrainedEncoder(PatchEncoder):
         self.prefix = nn.Parameter(parts.prefix.detach().clone())
         self.positions = nn.Parameter(interpolate(parts.positions.detach(), self.grid, family.resample))
         self.first_norm = parts.first_norm
-        self.blocks = parts.blocks[: num_layers]
+        self.blocks = parts.blocks[:num_layers]
         self.norm = parts.last_norm
         self.train()
 

@@ -35,7 +35,7 @@ class RotaryEncoder(Encoder):
         cosine, sine = parts.turn.eval()(torch.zeros(1, 3, image_size, image_size))
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
-        self.blocks = parts.blocks[: num_layers]
+        self.blocks = parts.blocks[:num_layers]
         self.norm = parts.last_norm
         self.train()
 
