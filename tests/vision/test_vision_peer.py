@@ -25,7 +25,9 @@ PYTHON = os.environ.get("OPEN_CLIP_PYTHON", "")
 SCRIPT = """
 import json, sys, torch
 register = torch.library.register_fake
-torch.library.register_fake = lambda op, *a, **k: (lambda f: f) if op.startswith("torchvision::") else register(op, *a, **k)
+skip = lambda f: f
+skip = lambda f: f
+torch.library.register_fake = lambda op, *a, **k: skip if "torchvision::" in op else register(op, *a, **k)
 import torchvision, timm
 from open_clip.loss import ClipLoss, SigLipLoss
 from safetensors.torch import load_file, save_file

@@ -57,7 +57,7 @@ class VisionObjectiveConfig(Config):
 
     kind: Literal["vision"] = "vision"
     contrastive: float = 1.0
-    """Weight of the contrastive loss; needs captions. CLIP's starts at ln(pictures in a micro-batch), SigLIP's at 10."""
+    """Weight of the contrastive loss; needs captions. CLIP's starts at ln(pictures in a batch), SigLIP's near 10."""
     loss: Literal["clip", "siglip"] = "clip"
     """How pictures and captions are compared: clip is a softmax over the batch, siglip a yes or no for each pair,
     which asks for smaller batches (https://arxiv.org/abs/2303.15343)."""
