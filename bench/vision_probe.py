@@ -120,7 +120,11 @@ def main(folder: Path, seconds: float) -> None:
     data = Data(folder)
     target = object_position(data.probed, "object")
     tasks = number_tasks([next(text.text for text in sample.of(Text)) for sample in data.probed])
-    language = PretrainedLanguageConfig(path="build/weights/smollm2-135m", num_layers=1).build().requires_grad_(False)
+    language = (
+        PretrainedLanguageConfig(path="build/weights/smollm2-135m", num_layers=1, num_extra_tokens=0)
+        .build()
+        .requires_grad_(False)
+    )
     table = Table(title=f"R2 of object position, linear probe; {seconds:g} s of processor time an arm")
     for header in ("encoder", "learned by", "seed", "steps", "loss", "before", "after", "margin, 95 %"):
         table.add_column(header)
