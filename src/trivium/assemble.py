@@ -39,6 +39,7 @@ from trivium.policy.vla import Model
 from trivium.probe.features import Features
 from trivium.run import ObjectiveConfig, Run, Stage
 from trivium.vision.objective import VisionObjectiveConfig
+from trivium.vision.supervised import SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class Supply:
         """Return how samples become rows under an objective."""
         if isinstance(objective, VisionObjectiveConfig):
             return objective.layout(self.widths.num_patches, self.widths.vocab.encode)
+        if isinstance(objective, SupervisedConfig):
+            return objective.layout(self.widths.num_patches)
         if isinstance(objective, ContinualConfig):
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):

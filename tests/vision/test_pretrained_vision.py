@@ -3,7 +3,7 @@ import torch
 import transformers
 
 from trivium.core.errors import ConfigError, SetupError
-from trivium.vision.encoder import normalise
+from trivium.vision.encoder import cut, normalise
 from trivium.vision.pretrained import PretrainedVisionConfig, interpolate
 
 SIZES = {
@@ -21,15 +21,22 @@ FAMILIES = {
     "siglip": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
     "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
     "vit_mae": (transformers.ViTMAEConfig, transformers.ViTMAEModel),
+    "siglip2": (transformers.Siglip2VisionConfig, transformers.Siglip2VisionModel),
+    "dinov3": (transformers.DINOv3ViTConfig, transformers.DINOv3ViTModel),
+    "internvit": (transformers.InternVLVisionConfig, transformers.InternVLVisionModel),
+}
+DIFFERENT = {
+    "dinov2": {"intermediate_size": None},
+    "siglip2": {"image_size": None, "num_patches": 16},
+    "dinov3": {"num_register_tokens": 2},
 }
 
 
 def saved(tmp_path, family):
     torch.manual_seed(0)
     config, model = FAMILIES[family]
-    original = model(
-        config(**{k: v for k, v in SIZES.items() if family != "dinov2" or k != "intermediate_size"})
-    ).eval()
+    sizes = SIZES | DIFFERENT.get(family, {})
+    original = model(config(**{name: size for name, size in sizes.items() if size is not None})).eval()
     with torch.no_grad():  # positions that matter, and tokens that are not zero
         for name, parameter in original.named_parameters():
             if "position" in name or "token" in name or "embedding" in name:
@@ -48,6 +55,10 @@ def reference(family, original, encoder, images):
     if family == "vit_mae":  # its forward pass always shuffles; hidden nothing, in order
         original.config.mask_ratio = 0.0
         return original(pixels, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state[:, 1:]
+    if family == "siglip2":  # it takes patches that were cut outside, row by row, the channel last
+        patches = cut(pixels, 8).permute(0, 1, 3, 4, 2).flatten(2)
+        everything, side = torch.ones(patches.shape[:2], dtype=torch.int64), images.shape[-1] // 8
+        return original(patches, everything, torch.tensor([[side, side]] * 2)).last_hidden_state
     hidden = original(pixels).last_hidden_state[:, -16:]
     return original.post_layernorm(hidden) if family == "clip" else hidden
 
@@ -58,18 +69,23 @@ def test_full_depth_equals_transformers(tmp_path, family):
     encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=32).build().eval()
     images = pictures()
     with torch.no_grad():
-        error = (encoder(images) - reference(family, original, encoder, images)).abs().max()
-    assert error <= 1e-5
+        expected = reference(family, original, encoder, images)
+        error = (encoder(images) - expected).abs().max()
+    assert error <= 1e-5 * max(1, expected.abs().max())  # InternViT has no norm at its end
     assert (encoder.width, encoder.grid, encoder.num_patches) == (24, (4, 4), 16)
 
 
-def test_another_size_equals_dinov2_interpolation(tmp_path):
-    original, path = saved(tmp_path, "dinov2")
+@pytest.mark.parametrize("family", ["dinov2", "internvit", "siglip2"])
+def test_another_size_equals_the_interpolation_of_transformers(tmp_path, family):
+    original, path = saved(tmp_path, family)
     encoder = PretrainedVisionConfig(path=path, num_layers=3, image_size=48).build().eval()
     images = pictures(48)
     with torch.no_grad():
-        expected = original(normalise(images)).last_hidden_state[:, 1:]
-        assert (encoder(images) - expected).abs().max() <= 1e-5
+        if family == "siglip2":
+            expected = reference(family, original, encoder, images)
+        else:
+            expected = original(normalise(images)).last_hidden_state[:, 1:]
+        assert (encoder(images) - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
     assert encoder.grid == (6, 6)
 
 
@@ -104,7 +120,7 @@ def test_bfloat16_runs_close_to_float32(tmp_path):
 
 def test_interpolation_to_the_same_grid_is_a_copy():
     positions = torch.randn(9, 4)
-    assert torch.equal(interpolate(positions, (3, 3)), positions)
+    assert torch.equal(interpolate(positions, (3, 3), {"mode": "bicubic"}), positions)
 
 
 @pytest.mark.parametrize(

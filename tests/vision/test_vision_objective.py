@@ -1,53 +1,16 @@
 import math
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from small_vision import CONFIG, encode, model, sample, train
 
 from trivium.core.batch import IGNORE
 from trivium.core.errors import ConfigError, DataError
-from trivium.core.sample import Image, Sample, Text
 from trivium.data.row import collate
-from trivium.vision.mae import MaeConfig
-from trivium.vision.objective import VisionObjectiveConfig
-from trivium.vision.vit import VitConfig
 
-CONFIG = VisionObjectiveConfig(projection_width=32, max_caption_tokens=6, decoder=MaeConfig(width=64, depth=1))
 BOTH = {"contrastive": 4.0, "mae": 4.0 * 12}
-
-
-class Reader(nn.Module):
-    """A text tower: every token looks at the tokens of its document up to itself, by a running mean."""
-
-    def __init__(self):
-        super().__init__()
-        self.width = 24
-        self.embedding = nn.Embedding(128, 24)
-
-    def embed(self, tokens):
-        return self.embedding(tokens)
-
-    def forward(self, embeddings, documents, positions):
-        assert (documents.amax(1) == torch.arange(len(documents))).all(), "one document a row"
-        return embeddings.cumsum(1) / (positions + 1).unsqueeze(-1)
-
-
-def model():
-    torch.manual_seed(0)
-    vision = VitConfig(image_size=32, patch_size=8, width=64, depth=2, heads=2).build()
-    return SimpleNamespace(vision=vision, language=Reader().requires_grad_(False))
-
-
-def encode(text):
-    return list(text.encode())
-
-
-def sample(caption="a cup", views=("front",), role="caption"):
-    images = [Image(pixels=np.zeros((32, 32, 3), np.uint8), view=view) for view in views]
-    return Sample(id="s", segments=(*images, Text(text=caption, role=role)), source="test", license="none")
 
 
 @pytest.mark.parametrize(
@@ -68,18 +31,6 @@ def test_losses_start_where_they_should():
     losses = learner(learner.fake_batch())
     assert abs(losses["contrastive"].sum.item() / 4 - math.log(4)) < 0.5
     assert abs(losses["mae"].sum.item() / 48 - 1.0) < 0.5
-
-
-def train(learner, batch, steps, lr):
-    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 20, (steps - step) / steps * 2)
-        losses = learner(batch)
-        optimizer.zero_grad()
-        losses.total(losses.counts()).backward()
-        optimizer.step()
-    return {name: loss.sum.item() / loss.count for name, loss in losses.items()}
 
 
 def test_overfits_one_batch_through_a_frozen_reader():
@@ -112,10 +63,11 @@ def test_captions_are_read_alone_however_they_are_packed():
     together, apart = collate([rows], 120), collate([[row] for row in rows], 30)
     found, expected = learner(together)["contrastive"].sum, learner(apart)["contrastive"].sum
     assert abs(found.item() - expected.item()) <= 1e-5
-    texts, same = learner._read(together)
+    captions = learner._captions(together)
+    texts = learner._read(captions)
     by_hand = torch.stack([learner.language.embedding(torch.tensor(encode("two")[: i + 1])).mean(0) for i in range(3)])
     torch.testing.assert_close(texts[1], by_hand.mean(0))
-    assert same.nonzero().tolist() == [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2], [3, 3]]
+    assert captions.tolist() == [[*encode("a cup")], *([*encode("two"), -1, -1],), [*encode("a cup")], [120, *[-1] * 4]]
 
 
 def test_layout_counts_patches_and_a_cut_caption():

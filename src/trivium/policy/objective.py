@@ -38,6 +38,9 @@ class VlaConfig(Config):
     """Weight of a word of a caption, an answer or a document."""
     action_token_weight: float = 1.0
     """Weight of a FAST token against a word."""
+    token_average: Literal["token", "sample", "square"] = "token"
+    """What a learned token of a sample with x of them counts: 1, 1/x (every sample alike) or 1/sqrt(x), InternVL's
+    middle way, in which long answers do not drown short ones and short ones do not rule."""
     flow_weight: float = 1.0
     """Weight of the flow loss against all tokens together. 1-10; pi0.5 takes 10."""
     insulate: bool = False
@@ -95,9 +98,9 @@ class VlaObjective(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the weighted counts by group; dropout does not change them (no learned position is ever dropped)."""
         counts: dict[str, float] = {}
-        tokens = 0.0
+        tokens, shares = 0.0, self._shares(batch)
         for _, weight, chosen in self._spoken(batch):
-            tokens += weight * int(chosen.sum())
+            tokens += weight * _size(chosen, shares)
         elements = self._elements(batch)
         if tokens or not elements:
             counts["tokens"] = tokens
@@ -110,12 +113,13 @@ class VlaObjective(Objective):
         (model,) = self._model
         visible = drop_modalities(batch, self.config.dropout) if self.training else everything(batch)
         thought: Thought = model(batch, visible)
-        losses = Losses()
+        losses, shares = Losses(), self._shares(batch)
         for name, weight, chosen in self._spoken(batch):
-            if count := int(chosen.sum()):
+            if count := _size(chosen, shares):
                 start = self.language.vocab.extra_start if name == "action_token" else 0
                 aims = given(batch.targets, "targets")[chosen]
-                total = cross_entropy_sum(self.language, thought.hidden[chosen], aims, start)
+                part = None if shares is None else shares[chosen].float()
+                total = cross_entropy_sum(self.language, thought.hidden[chosen], aims, start, part)
                 losses[name] = Loss(total, count, weight)
         if elements := self._elements(batch):
             documents = given(batch.actions_document, "actions_document")
@@ -169,6 +173,17 @@ class VlaObjective(Objective):
         ]
         return [kind for kind in kinds if kind[1]]
 
+    def _shares(self, batch: Batch) -> Float[Tensor, "b t"] | None:
+        """Return what a learned token counts, by the number of learned tokens of its sample; None where all count 1."""
+        if self.config.token_average == "token" or batch.targets is None:
+            return None
+        documents, learned = given(batch.documents, "documents"), torch.zeros_like(batch.targets, dtype=torch.bool)
+        for _, _, chosen in self._spoken(batch):
+            learned |= chosen
+        numbers = torch.bincount(documents[learned], minlength=max(len(batch.ids), 1)).clamp(min=1).double()
+        # Padding belongs to no sample (-1); it takes any number, since nothing is learned there.
+        return numbers[documents.clamp(min=0)] ** (-1.0 if self.config.token_average == "sample" else -0.5)
+
     def _elements(self, batch: Batch) -> float:
         if batch.actions is None or batch.actions_valid is None or not self.config.flow_weight:
             return 0.0
@@ -176,19 +191,33 @@ class VlaObjective(Objective):
 
 
 def cross_entropy_sum(
-    language: LanguageModel, hidden: Float[Tensor, "x d"], targets: Int[Tensor, " x"], start: int = 0
+    language: LanguageModel,
+    hidden: Float[Tensor, "x d"],
+    targets: Int[Tensor, " x"],
+    start: int = 0,
+    shares: Float[Tensor, " x"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum the cross entropy over words from id `start` on, in float32, in chunks that are computed again backwards."""
+    """Sum the cross entropy over words from id `start` on, in float32, in chunks that are computed again backwards.
 
-    def part(rows: Tensor, aims: Tensor) -> Tensor:
+    `shares` are what the tokens count; 1 each, if not given.
+    """
+
+    def part(rows: Tensor, aims: Tensor, shares: Tensor | None = None) -> Tensor:
         head = language.embedding if language.head is None else language.head
         scores = language.logits(rows) if not start else F.linear(rows, head.weight[start:])
-        return F.cross_entropy(scores.float(), aims - start, reduction="sum")
+        if shares is None:
+            return F.cross_entropy(scores.float(), aims - start, reduction="sum")
+        return F.cross_entropy(scores.float(), aims - start, reduction="none") @ shares
 
+    columns = [hidden, targets] if shares is None else [hidden, targets, shares]
     if len(hidden) <= CHUNK:
-        return part(hidden, targets)
-    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        return part(*columns)
+    pieces = zip(*(column.split(CHUNK) for column in columns), strict=True)
     return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
+
+
+def _size(chosen: Bool[Tensor, "b t"], shares: Float[Tensor, "b t"] | None) -> float:
+    return int(chosen.sum()) if shares is None else shares[chosen].sum().item()
 
 
 def _fake(*spans: tuple[Kind, list[int], bool]) -> dict[str, Any]:

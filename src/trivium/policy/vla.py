@@ -20,13 +20,14 @@ from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchCont
 from trivium.policy.visible import Visible, everything
 from trivium.vision.encoder import Encoder
 from trivium.vision.pretrained import PretrainedVisionConfig
+from trivium.vision.resnet import ResnetConfig
 from trivium.vision.vit import VitConfig
 
 
 class ModelConfig(Config):
     """The four parts and what joins them."""
 
-    vision: Annotated[PretrainedVisionConfig | VitConfig, Field(discriminator="kind")]
+    vision: Annotated[PretrainedVisionConfig | VitConfig | ResnetConfig, Field(discriminator="kind")]
     """The image encoder."""
     connect: MlpConnectorConfig
     """What turns its patches into words' neighbours."""

@@ -1,19 +1,19 @@
 """Encoders that transformers knows, taken apart and put together behind our interface (its only user in this wing)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.nn.hub import load_part, refuse_missing, use_our_attention
-from trivium.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, cut, normalise
+from trivium.vision.encoder import Encoder, PatchEncoder, cut, normalise
+from trivium.vision.family import FAMILIES, Family, Parts
+from trivium.vision.whole import PretrainedResnet, RotaryEncoder, as_linear, interpolate
 
 
 class PretrainedVisionConfig(Config):
@@ -21,54 +21,82 @@ class PretrainedVisionConfig(Config):
 
     kind: Literal["pretrained"] = "pretrained"
     path: str
-    """Local folder or hub name of a DINOv2 (with registers or not), ViT, ViT-MAE, CLIP or SigLIP model."""
+    """Local folder or hub name of a DINOv2 (with registers or not), DINOv3, ViT, ViT-MAE, CLIP, SigLIP, SigLIP 2 or
+    InternViT (inside an InternVL, or alone) model, or of a ResNet."""
     num_layers: int
     """How many of its first blocks to keep (the last norm always stays). Middle layers often transfer better to
-    robot control than the last; more than it has is refused."""
+    robot control than the last; more than it has is refused. Of a ResNet all residual blocks are counted through."""
     image_size: int
     """Side of the square pictures in pixels, a multiple of the model's patch; positions are interpolated to it."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Chance that a picture skips the last block in training, less in earlier ones; InternVL takes 0.1. A frozen
+    encoder never skips. Too high: the loss falls slowly and never as far. A ResNet has none."""
 
-    def build(self) -> "PretrainedEncoder":
+    def build(self) -> Encoder:
         """Load the weights (float32) and keep the first blocks.
 
         Raises:
             SetupError: the weights are not there or not complete.
             ConfigError: not a model we know, too many layers, or a size that the patch does not divide.
         """
-        where = "vision.path"
-        config = load_part(transformers.AutoConfig.from_pretrained, self.path, where)
-        family = _FAMILIES.get(config.model_type)
-        if family is None:
-            known = ", ".join(sorted(_FAMILIES))
-            raise ConfigError(where, f"a {config.model_type} model", f"one of {known}", "Choose another encoder.")
+        family = self._family(self._read())
         # The class names are strings so that a config can be read without importing every model's code.
         loader = getattr(transformers, family.model).from_pretrained
-        model, report = load_part(loader, self.path, where, dtype=torch.float32, output_loading_info=True)
+        options = {"key_mapping": {family.inside: ""}} if family.inside else {}
+        model, report = load_part(
+            loader, self.path, "vision.path", dtype=torch.float32, output_loading_info=True, **options
+        )
         missing = [name for name in report["missing_keys"] if not name.startswith(family.unused)]
-        refuse_missing(missing, self.path, where)
+        refuse_missing(missing, self.path, "vision.path")
+        if family.take_apart is None:
+            self._check(sum(model.config.depths))
+            if self.drop_path:
+                raise ConfigError("vision.drop_path", f"{self.drop_path} for a ResNet", "0.0", "Set drop_path=0.0.")
+            return PretrainedResnet(model, self.num_layers, self.image_size)
         use_our_attention(model)
         parts = family.take_apart(model)
-        self._check(len(parts.blocks), parts.patch.kernel_size[0])
-        return PretrainedEncoder(parts, family, self.num_layers, self.image_size)
+        self._check(len(parts.blocks))
+        self._check_size(parts.patch.kernel_size[0])
+        make = PretrainedEncoder if parts.turn is None else RotaryEncoder
+        return make(parts, family, self.num_layers, self.image_size, self.drop_path)
 
     def grid(self) -> tuple[int, int]:
         """Return rows and columns of patches from the model's config: no weights are read.
 
         Raises:
             SetupError: the config is not there.
-            ConfigError: a size that the patch does not divide.
+            ConfigError: not a model we know, or a size that the patch does not divide.
         """
-        config = load_part(transformers.AutoConfig.from_pretrained, self.path, "vision.path")
-        patch_size = getattr(config, "vision_config", config).patch_size
+        config = self._read()
+        if self._family(config).take_apart is None:
+            self._check(sum(config.depths))
+            side = PretrainedResnet.side(config, self.num_layers, self.image_size)
+            return side, side
+        patch = config.patch_size
+        patch_size = patch if isinstance(patch, int) else patch[0]
         self._check_size(patch_size)
         return self.image_size // patch_size, self.image_size // patch_size
 
-    def _check(self, depth: int, patch_size: int) -> None:
+    def _read(self) -> Any:
+        """Return the config of the vision part."""
+        config = load_part(transformers.AutoConfig.from_pretrained, self.path, "vision.path")
+        self._family(config)
+        return getattr(config, "vision_config", config)
+
+    def _family(self, config: Any) -> Family:
+        family = FAMILIES.get(config.model_type)
+        if family is None:
+            known = ", ".join(sorted(FAMILIES))
+            raise ConfigError(
+                "vision.path", f"a {config.model_type} model", f"one of {known}", "Choose another encoder."
+            )
+        return family
+
+    def _check(self, depth: int) -> None:
         if not 1 <= self.num_layers <= depth:
             raise ConfigError(
                 "vision.num_layers", str(self.num_layers), f"1..{depth} for {self.path}", "Change num_layers."
             )
-        self._check_size(patch_size)
 
     def _check_size(self, patch_size: int) -> None:
         if self.image_size % patch_size:
@@ -81,45 +109,20 @@ class PretrainedVisionConfig(Config):
             )
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A ViT in pieces, under one set of names whatever the family calls them."""
-
-    patch: nn.Conv2d
-    prefix: Float[Tensor, "x d"]
-    """Class and register tokens, their positions added; they come before the patches."""
-    positions: Float[Tensor, "p d"]
-    """Of the patches alone, for a square grid."""
-    first_norm: nn.Module
-    blocks: nn.ModuleList
-    last_norm: nn.Module
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one kind of transformers model is loaded, normalised and taken apart."""
-
-    model: str
-    take_apart: Callable[[Any], Parts]
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    unused: tuple[str, ...] = ("pooler.", "embeddings.mask_token")
-    """Weights a checkpoint may lack, because we leave them out."""
-
-
-class PretrainedEncoder(Encoder):
+class PretrainedEncoder(PatchEncoder):
     """The first blocks of a pretrained ViT; every piece is a plain parameter of ours, so any of it can be frozen."""
 
-    def __init__(self, parts: Parts, family: Family, num_layers: int, image_size: int) -> None:
-        """Keep `num_layers` blocks and interpolate the positions to `image_size`."""
+    def __init__(self, parts: Parts, family: Family, num_layers: int, image_size: int, drop_path: float) -> None:
+        """Keep the first blocks and interpolate the positions to the size of the pictures."""
         super().__init__()
-        self.patch_size = parts.patch.kernel_size[0]
+        assert parts.positions is not None, "a model whose positions are added to its patches"
+        self.patch_size, self.drop_path = parts.patch.kernel_size[0], drop_path
         side = image_size // self.patch_size
         self.grid, self.image_size, self.width = (side, side), image_size, parts.patch.out_channels
-        self.mean, self.std = family.mean, family.std
+        self.mean, self.std, self.options = family.mean, family.std, family.options
         self.patch = as_linear(parts.patch)
         self.prefix = nn.Parameter(parts.prefix.detach().clone())
-        self.positions = nn.Parameter(interpolate(parts.positions.detach(), self.grid))
+        self.positions = nn.Parameter(interpolate(parts.positions.detach(), self.grid, family.resample))
         self.first_norm = parts.first_norm
         self.blocks = parts.blocks[:num_layers]
         self.norm = parts.last_norm
@@ -135,78 +138,5 @@ class PretrainedEncoder(Encoder):
         """Run the kept blocks and the last norm; class and register tokens go along and are left behind."""
         extra = len(self.prefix)
         hidden = torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1)
-        hidden = self.first_norm(hidden)
-        for block in self.blocks:
-            hidden = block(hidden, attention_mask=None)
+        hidden = self.through(self.first_norm(hidden), **self.options)
         return self.norm(hidden[:, extra:])
-
-
-def as_linear(conv: nn.Conv2d) -> nn.Linear:
-    """Turn a patch convolution (stride = kernel) into the linear layer that equals it: one GEMM on every device."""
-    linear = nn.Linear(conv.weight[0].numel(), conv.out_channels)
-    with torch.no_grad():
-        linear.weight.copy_(conv.weight.flatten(1))
-        linear.bias.zero_() if conv.bias is None else linear.bias.copy_(conv.bias)
-    return linear
-
-
-def interpolate(positions: Float[Tensor, "p d"], grid: tuple[int, int]) -> Float[Tensor, "q d"]:
-    """Resample the positions of a square grid to another, bicubic without anti-aliasing, as transformers does."""
-    side = round(len(positions) ** 0.5)
-    assert side * side == len(positions), f"{len(positions)} positions are not a square grid"
-    if (side, side) == grid:
-        return positions.clone()
-    square = positions.float().T.reshape(1, -1, side, side)
-    return F.interpolate(square, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T.contiguous()
-
-
-def _dinov2(model: Any) -> Parts:
-    parts = model.embeddings
-    prefix = parts.cls_token[0] + parts.position_embeddings[0, :1]
-    # Registers carry no position: https://arxiv.org/abs/2309.16588
-    if hasattr(parts, "register_tokens"):
-        prefix = torch.cat([prefix, parts.register_tokens[0]])
-    blocks = getattr(model, "encoder", None)
-    return Parts(
-        patch=parts.patch_embeddings.projection,
-        prefix=prefix,
-        positions=parts.position_embeddings[0, 1:],
-        first_norm=nn.Identity(),
-        blocks=model.layers if blocks is None else blocks.layer,
-        last_norm=model.layernorm,
-    )
-
-
-def _clip(model: Any) -> Parts:
-    parts = model.embeddings
-    positions = parts.position_embedding.weight
-    # CLIP has a class token and a norm before its blocks, SigLIP neither.
-    num_prefix = 1 if hasattr(parts, "class_embedding") else 0
-    return Parts(
-        patch=parts.patch_embedding,
-        prefix=parts.class_embedding[None] + positions[:1] if num_prefix else positions[:0],
-        positions=positions[num_prefix:],
-        first_norm=getattr(model, "pre_layrnorm", nn.Identity()),
-        blocks=model.encoder.layers,
-        last_norm=model.post_layernorm,
-    )
-
-
-_HALF = (0.5, 0.5, 0.5)
-_CLIP = Family(
-    "CLIPVisionModel",
-    _clip,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-_SIGLIP = Family("SiglipVisionModel", _clip, mean=_HALF, std=_HALF, unused=("head.",))
-_FAMILIES = {
-    "dinov2": Family("Dinov2Model", _dinov2),
-    "dinov2_with_registers": Family("Dinov2WithRegistersModel", _dinov2),
-    "vit": Family("ViTModel", _dinov2, mean=_HALF, std=_HALF),
-    "vit_mae": Family("ViTMAEModel", _dinov2),
-    "clip": _CLIP,
-    "clip_vision_model": _CLIP,
-    "siglip": _SIGLIP,
-    "siglip_vision_model": _SIGLIP,
-}

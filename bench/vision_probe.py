@@ -1,0 +1,155 @@
+"""Does a vision stage teach an encoder where things are? A linear probe of the object, before and after.
+
+Command     python bench/vision_probe.py DATA [SECONDS]
+Data        a folder of `trivium demo-data`: robot/ and captions/ (the words of captions need build/weights)
+Arms        MAE alone and CLIP alone, each on a small ViT from scratch and on four layers of DINOv2; three seeds of
+            weights, order and masks each, SECONDS of processor time an arm (one thread, float32)
+Protocol    70 % of the episodes are trained on; frames of the others are probed, split by episode once more. The
+            control is the SAME encoder before training. Margins are paired by episode (1000 bootstrap draws)
+Output      a table for a person, then one JSON line for a log
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from trivium.core.batch import Batch
+from trivium.core.log import console, note
+from trivium.core.rng import numpy_rng, seed_all
+from trivium.core.sample import Image, Text
+from trivium.data.bucket import select
+from trivium.data.row import collate
+from trivium.data.source.lerobot import LeRobotConfig
+from trivium.data.source.parquet import ImageTextConfig
+from trivium.language.model import PretrainedLanguageConfig
+from trivium.probe.check import HealthConfig, health_check
+from trivium.probe.features import pool_grid
+from trivium.probe.tasks import number_tasks, object_position
+from trivium.train.gradient import differentiate
+from trivium.train.schedule import lr_share
+from trivium.train.stage import StageConfig
+from trivium.vision.encoder import Encoder
+from trivium.vision.mae import MaeConfig
+from trivium.vision.objective import VisionObjective, VisionObjectiveConfig
+from trivium.vision.pretrained import PretrainedVisionConfig
+from trivium.vision.vit import VitConfig
+
+SEEDS, BATCH, NUM_FRAMES, NUM_PROBED, STEPS = 3, 32, 3000, 900, 10_000
+ENCODERS = {
+    "ViT 96 x 4 from scratch": VitConfig(image_size=112, patch_size=14, width=96, depth=4, heads=3),
+    "DINOv2 4 layers": PretrainedVisionConfig(path="build/weights/dinov2-small", num_layers=4, image_size=112),
+}
+RATES = {"ViT 96 x 4 from scratch": 1e-3, "DINOv2 4 layers": 1e-4}
+ARMS = {"MAE": {"contrastive": 0.0}, "CLIP": {"mae": 0.0}}
+PROBE = HealthConfig(num_folds=4, num_sizes=1, num_components=256, mlp_steps=8)
+
+
+class Data:
+    """Frames and captions of the training episodes, and frames of the others to probe."""
+
+    def __init__(self, folder: Path) -> None:
+        robot = LeRobotConfig(path=str(folder / "robot"), views=("top",), horizon=1).build()
+        train, held = (select(robot, side, 0.3) for side in ("train", "val"))
+        spread = np.linspace(0, len(train) - 1, NUM_FRAMES).astype(int)
+        self.frames = np.stack([robot.read(int(i)).of(Image)[0].pixels for i in train[spread]])
+        rows = held[np.linspace(0, len(held) - 1, NUM_PROBED).astype(int)]
+        self.probed = [robot.read(int(i)) for i in rows]
+        self.episodes = robot.groups()[rows]
+        known = set(np.unique(robot.groups()[train]).tolist())
+        captions = ImageTextConfig(path=str(folder / "captions"), group_column="episode").build()
+        places = [i for i, episode in enumerate(captions.groups().tolist()) if episode in known]
+        self.captions = [captions.read(i) for i in places]
+        note(f"{len(known)} episodes to train on, {len(self.captions)} captions; {len(set(self.episodes))} to probe")
+
+    def batches(self, arm: str, objective: VisionObjective, encode, seed: int) -> Iterator[Batch]:
+        """Yield batches without end."""
+        rng = numpy_rng(seed, "bench", arm)
+        layout = objective.config.layout(objective.vision.num_patches, encode)
+        while True:
+            if arm == "MAE":
+                picked = self.frames[rng.choice(len(self.frames), BATCH, replace=False)]
+                yield Batch(images=torch.from_numpy(picked).permute(0, 3, 1, 2).contiguous())
+            else:
+                picked = [self.captions[i] for i in rng.choice(len(self.captions), BATCH, replace=False)]
+                yield collate([[("captions", layout.build(sample))] for sample in picked], 400)
+
+
+@torch.no_grad()
+def features(encoder: Encoder, data: Data) -> np.ndarray:
+    """Return the patches of every probed frame, averaged in 4 x 4 regions."""
+    encoder.eval()
+    pixels = np.stack([sample.of(Image)[0].pixels for sample in data.probed])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    patches = torch.cat([encoder(part) for part in images.split(64)]).numpy()
+    return pool_grid(patches, encoder.grid)
+
+
+def learn(
+    arm: str, encoder: Encoder, language, rate: float, data: Data, seed: int, seconds: float
+) -> tuple[int, float]:
+    """Train for some seconds; return the steps taken and the last loss."""
+    decoder = MaeConfig(width=96, depth=1, heads=3)
+    config = VisionObjectiveConfig(decoder=decoder, projection_width=128, **ARMS[arm])
+    objective = config.build(SimpleNamespace(vision=encoder, language=language))
+    own = "decoder" if arm == "MAE" else "contrast"
+    stage = StageConfig(name="see", steps=STEPS, learn=("vision", own), lr=1e-3, lr_groups={"vision": rate})
+    optimizer, _ = stage.build(objective)
+    begin, steps, losses = time.process_time(), 0, [0.0]
+    for batch in data.batches(arm, objective, language.vocab.encode, seed):
+        # The schedule walks with the clock, so that it ends low however fast the machine is.
+        gone = (time.process_time() - begin) / seconds
+        if gone >= 1:
+            break
+        optimizer.begin_step()
+        seen = differentiate(objective, [batch], optimizer)
+        optimizer.step(seen.total, lr_share(int(gone * 1000), 1000, 50, 0.02))
+        steps, losses = steps + 1, [*losses[-19:], seen.total]
+    return steps, sum(losses) / len(losses)
+
+
+def main(folder: Path, seconds: float) -> None:
+    """Train and probe all arms, print the table and the line."""
+    torch.set_num_threads(1)
+    data = Data(folder)
+    target = object_position(data.probed, "object")
+    tasks = number_tasks([next(text.text for text in sample.of(Text)) for sample in data.probed])
+    language = (
+        PretrainedLanguageConfig(path="build/weights/smollm2-135m", num_layers=1, num_extra_tokens=0)
+        .build()
+        .requires_grad_(False)
+    )
+    table = Table(title=f"R2 of object position, linear probe; {seconds:g} s of processor time an arm")
+    for header in ("encoder", "learned by", "seed", "steps", "loss", "before", "after", "margin, 95 %"):
+        table.add_column(header)
+    lines = []
+    for name, config in ENCODERS.items():
+        for arm in ARMS:
+            for seed in range(SEEDS):
+                seed_all(seed)
+                encoder = config.build()
+                before = features(encoder, data)
+                steps, loss = learn(arm, encoder, language, RATES[name], data, seed, seconds)
+                parts = {"aligned": features(encoder, data), "before": before}
+                report = health_check(arm, parts, [target], episodes=data.episodes, tasks=tasks, config=PROBE)
+                result = report.targets[0]
+                scores = {c.encoder: c.scores[-1].value for c in result.curves if c.probe == "linear"}
+                margin = next(m.full for m in result.margins if m.probe == "linear")
+                figures = [scores["before"], scores["aligned"], margin.value, margin.low, margin.high]
+                lines.append([name, arm, seed, steps, round(loss, 3), *(round(x, 3) for x in figures)])
+                shown = f"{margin.value:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]"
+                cells = (seed, steps, f"{loss:.3f}", f"{figures[0]:.3f}", f"{figures[1]:.3f}", shown)
+                table.add_row(name, arm, *map(str, cells))
+                note(f"{name}, {arm}, seed {seed}: {steps} steps, {shown}")
+    console.print(table)
+    print(json.dumps({"bench": "vision_probe", "seconds": seconds, "rows": lines, "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 30)
