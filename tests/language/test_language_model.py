@@ -128,7 +128,7 @@ def test_an_untied_head_grows_too():
 
 def test_growing_by_nothing_is_a_copy():
     rows = torch.randn(5, 4)
-    assert torch.equal(grow(rows, 5), rows)
+    assert torch.equal(grow(rows, 5, 5), rows)
 
 
 def test_loading_keeps_the_first_layers(tmp_path):
