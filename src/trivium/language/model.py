@@ -171,9 +171,9 @@ class LanguageModel(nn.Module):
         """Take a transformers causal LM apart, keep `num_layers` layers, and grow it to `vocab.size` words."""
         super().__init__()
         trunk, embedding, head = model.base_model, model.get_input_embeddings(), model.get_output_embeddings()
+        self._masks = Masks(trunk)
         layers = layer_list(trunk)
         shorten(trunk, num_layers)
-        self._masks = Masks(trunk)
         probe = torch.arange(_PROBE).unsqueeze(0)
         with torch.no_grad():
             apart = [model.eval()(part, use_cache=False).logits for part in probe.split(_PROBE // 2, dim=1)]
@@ -246,7 +246,7 @@ class LanguageModel(nn.Module):
         hidden = self.eval()(self.embed(tokens), place // half, place % half)
         found = self.logits(hidden.flatten(0, 1))[:, : expected.shape[-1]].view_as(expected)
         error = (found - expected).abs().max().item()
-        if not error <= 1e-3 * max(expected.abs().max().item(), 1.0):
+        if not error <= 1e-4 * max(expected.abs().max().item(), 1.0):
             raise ConfigError(
                 _PATH,
                 f"a {type(self._trunk[0]).__name__} whose logits we miss by {error:.2g}",

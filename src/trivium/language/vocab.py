@@ -41,7 +41,7 @@ class Vocab:
             sentinels: words that mark structure in documents of code and are one id each.
 
         Raises:
-            ConfigError: an empty span, or a sentinel that text itself can spell.
+            ConfigError: an empty span, or a sentinel that is none, is there twice, or that text itself can become.
         """
         words = tokenizer.get_vocab(with_added_tokens=True)
         highest = max(words.values())
@@ -62,13 +62,11 @@ class Vocab:
         self._spans: dict[str, range] = {}
         next_id = extra_start + num_extra
         for name, size in (spans or {}).items():
-            if size < 1:
-                todo = "Leave it out, or say how many ids it has."
-                raise ConfigError(f"language.spans.{name}", str(size), "at least 1", todo)
+            _check_span(name, size)
             self._spans[name] = range(next_id, next_id + size)
             next_id += size
         self.sentinels = {word: added[word] for word in control if SHAPE.fullmatch(word)}
-        for word in dict.fromkeys(sentinels):
+        for word in sentinels:
             if word not in self.sentinels:
                 self.sentinels[word] = next_id
                 next_id += 1
@@ -141,8 +139,19 @@ class Vocab:
         return next((word for word, i in self.sentinels.items() if i == token), f"<unknown_{token}>")
 
 
+def _check_span(name: str, size: int) -> None:
+    if size < 1:
+        todo = "Leave it out, or say how many ids it has."
+        raise ConfigError(f"language.spans.{name}", str(size), "at least 1", todo)
+    if name == "action":
+        raise ConfigError("language.spans.action", "a span of that name", "another name", "Use num_extra_tokens.")
+
+
 def _check_sentinels(sentinels: Sequence[str], words: set[str]) -> None:
     """Refuse what cannot be told from text."""
+    twice = [word for word in sentinels if sentinels.count(word) > 1]
+    if twice:
+        raise ConfigError("language.sentinels", f"{twice[0]!r} twice", "different words", "Leave one of them out.")
     for word in sentinels:
         if not SHAPE.fullmatch(word):
             todo = "Spell it for example <fim_prefix>."

@@ -26,8 +26,8 @@ def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -
         SetupError: the folder is not there, lacks files, or the name is neither cached nor to be downloaded.
         ConfigError: the files are there and are not what `load` reads.
     """
-    path, gguf = find_gguf(path, where)
-    folder = Path(path)
+    found, gguf = find_gguf(path, where)
+    folder = Path(found)
     if path.startswith((".", "/", "~")) and not folder.is_dir():
         raise SetupError(where, f"no folder {path}", "a folder with pretrained weights", _TODO)
     if folder.is_dir() and not gguf and not (folder / "config.json").is_file():
@@ -36,7 +36,7 @@ def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load(path, trust_remote_code=False, **options, **gguf)
+        return load(found, trust_remote_code=False, **options, **gguf)
     except OSError as error:
         raise SetupError(where, f"{path}: {first_line(error)}", "a complete folder or cached name", _TODO) from error
     except Exception as error:  # a stranger's files in a stranger's code: whatever goes wrong, they are named
@@ -99,8 +99,12 @@ def _attend(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("attention with soft-capped scores or sinks")
     return attend(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
 
 
