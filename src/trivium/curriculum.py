@@ -91,7 +91,10 @@ def reopen(folder: Path) -> tuple[World, str]:
     saved = Checkpoints(folder / "checkpoints").find()
     if saved is None:
         raise CheckpointError(str(folder), "no checkpoint", "a run that has trained", "Train: trivium train RECIPE")
+    stage = world.config.stages[saved.state.stage_index]
+    stage.adapt(world.model)
     load_weights(world.model, saved.folder, "model.")
+    stage.hand_over(world.model)
     return world, saved.state.stage
 
 
@@ -136,6 +139,7 @@ def _stage(
     if not ended or stop():
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)
+    stage.hand_over(work.objective)
     if not (folder / f"health/{stage.name}.json").exists():
         with clock(f"health: {stage.name}"):
             check_health(world, stage.name)
