@@ -18,6 +18,7 @@ from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.transform import TransformConfig
 from trivium.eval.rollout import RolloutConfig
 from trivium.language.continual import ContinualConfig
+from trivium.language.heldout import HeldOutConfig
 from trivium.language.lora import LoraConfig, adapt, merge
 from trivium.language.model import LanguageModel
 from trivium.policy.objective import VlaConfig
@@ -106,6 +107,9 @@ class CheckConfig(Config):
     where nobody measured one, as on most real robots."""
     probe: HealthConfig = HealthConfig()
     """How thorough the probes are."""
+    texts: tuple[HeldOutConfig, ...] = ()
+    """Corpora on which the language model is measured before the first stage, at every check and after every stage:
+    the old domain and the new one show what was forgotten for what was learned. () measures none."""
 
 
 class Run(Config):

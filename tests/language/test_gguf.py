@@ -132,7 +132,7 @@ def test_half_a_file_is_refused(file, tmp_path, share):
 
 def test_a_file_without_a_tensor_is_refused(model, tmp_path):
     file = write(tmp_path / "hole.gguf", model, left_out="self_attn.v_proj")
-    with pytest.raises(SetupError, match=r"hole\.gguf without 3 of its weights, such as model\.layers\.0\.self_attn\.v"):
+    with pytest.raises(SetupError, match=r"hole\.gguf without 3 of its weights, such as model\.layers\.0"):
         language(file).build()
 
 

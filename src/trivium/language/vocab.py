@@ -1,8 +1,9 @@
 """Text to ids and back, with room for ids that no text can produce."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trivium.core.errors import ConfigError
@@ -103,16 +104,37 @@ class Vocab:
             sentinels: words that are structure in this text (`Text.sentinels`); one that has an id becomes it, one
                 that has none is spelled out like the rest.
         """
-        marked = [word for word in sentinels if word in self.sentinels]
-        if not marked:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
         ids: list[int] = []
-        for place, piece in enumerate(re.split(f"({'|'.join(map(re.escape, marked))})", text)):
-            if place % 2:
-                ids.append(self.sentinels[piece])
-            elif piece:
-                ids += self.tokenizer.encode(piece, add_special_tokens=False).ids
+        for piece, sentinel in self._pieces(text, sentinels):
+            ids += [self.sentinels[piece]] if sentinel else self.tokenizer.encode(piece, add_special_tokens=False).ids
         return ids
+
+    def measure(self, text: str, sentinels: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and of how many of its UTF-8 bytes each is; they add up to those of the text.
+
+        A character that several tokens share counts for the first of them, what a tokenizer drops for the one after it.
+        """
+        ids: list[int] = []
+        sizes: list[int] = []
+        for piece, sentinel in self._pieces(text, sentinels):
+            if sentinel:
+                ids.append(self.sentinels[piece])
+                sizes.append(len(piece.encode()))
+                continue
+            found = self.tokenizer.encode(piece, add_special_tokens=False)
+            ends = np.cumsum([0, *(len(character.encode()) for character in piece)])
+            reached = np.maximum.accumulate([0, *(ends[end] for _, end in found.offsets)])
+            reached[-1] = ends[-1]
+            ids += found.ids
+            sizes += np.diff(reached).tolist()
+        return ids, sizes
+
+    def _pieces(self, text: str, sentinels: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        """Yield the parts of a text and whether each is a sentinel."""
+        marked = "|".join(re.escape(word) for word in sentinels if word in self.sentinels)
+        for place, piece in enumerate(re.split(f"({marked})", text) if marked else [text]):
+            if piece:
+                yield piece, place % 2 == 1
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; extra ids show as <extra_0>, <image_3>, or as the sentinel they stand for."""
