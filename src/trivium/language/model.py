@@ -1,5 +1,6 @@
 """Any causal language model of transformers behind one small interface (the only user of transformers in this wing)."""
 
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
-from trivium.language.trunk import Masks, layer_list, shorten
+from trivium.language.trunk import Masks, find_chunks, layer_list, shorten
 from trivium.language.vocab import Vocab, byte_tokenizer
 from trivium.nn.hub import find_gguf, first_line, load_part, refuse_missing, use_our_attention
 
@@ -198,6 +199,8 @@ class LanguageModel(nn.Module):
                 self.add_module(name, child)
         trunk.set_input_embeddings(None)
         self._trunk = (trunk,)
+        # A family that swallows the chunks, or hands them to nobody, attends to whole rows through the mask.
+        self._takes_chunks = "kwargs" in signature(trunk.forward).parameters
         self._verify(probe, torch.cat(apart, dim=1))
         self.train()
 
@@ -231,7 +234,9 @@ class LanguageModel(nn.Module):
             )
         mask = self._masks(documents, positions, embeddings.dtype)
         (trunk,) = self._trunk
-        output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
+        chunks = find_chunks(documents) if self._takes_chunks else None
+        more = {} if chunks is None else {"chunks": chunks}
+        output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, **more)
         return output.last_hidden_state
 
     @torch.no_grad()

@@ -1,14 +1,17 @@
 """What the trunk of a causal language model is made of, and which mask each of its layers expects."""
 
+from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from trivium.core.errors import ConfigError
-from trivium.nn.attention import additive
+from trivium.nn.attention import Chunks, additive
 from trivium.nn.mask import causal_mask
 
+CHUNK = 512
+"""Tokens that are worth an attention of their own: shorter documents share one, as rows of up to so many do."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -71,6 +74,28 @@ class Masks:
         near = positions.unsqueeze(2) - positions.unsqueeze(1) < self.window
         sliding = additive((seen & near).unsqueeze(1), dtype)
         return {FULL: full, SLIDING: sliding} if self.by_layer else sliding
+
+
+def find_chunks(documents: Int[Tensor, "b t"]) -> Chunks | None:
+    """Return stretches of about `CHUNK` tokens that no document crosses, padding at the end of a row left out.
+
+    None where rows are short, or on a GPU, where reading the numbers back would wait for it.
+    """
+    if documents.shape[1] <= CHUNK or documents.device.type != "cpu":
+        return None
+    chunks: Chunks = []
+    for row in documents:
+        edges = [0, *((row[1:] != row[:-1]).nonzero().flatten() + 1).tolist(), len(row)]
+        spans: list[tuple[int, int]] = []
+        for begin, end in pairwise(edges):
+            if row[begin] < 0 and end == len(row):
+                break
+            if spans and end - spans[-1][0] <= CHUNK:
+                spans[-1] = spans[-1][0], end
+            else:
+                spans.append((begin, end))
+        chunks.append(spans)
+    return chunks
 
 
 def _strange(trunk: Any, found: str, expected: str) -> ConfigError:

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import logging
 
 from trivium.core.errors import ConfigError, SetupError
-from trivium.nn.attention import attend
+from trivium.nn.attention import Chunks, attend, attend_in_chunks
 
 
 def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -> Any:
@@ -101,10 +101,13 @@ def _attend(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    chunks: Chunks | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with soft-capped scores or sinks")
+    if chunks is not None and attention_mask is not None:
+        return attend_in_chunks(query, key, value, attention_mask, chunks, scaling, dropout).transpose(1, 2), None
     return attend(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
 
 
