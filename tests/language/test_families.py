@@ -8,8 +8,11 @@ import transformers as hf
 from transformers import PreTrainedTokenizerFast
 
 from trivium.core.errors import ConfigError, SetupError
+from trivium.language import trunk
 from trivium.language.model import PretrainedLanguageConfig
 from trivium.language.vocab import byte_tokenizer
+from trivium.nn import hub
+from trivium.nn.attention import attend_in_chunks
 
 COMMON = {
     "vocab_size": 300,
@@ -94,7 +97,7 @@ def packed(model, parts):
 
 @pytest.mark.parametrize("num_layers", [3, 2])
 @pytest.mark.parametrize("family", RIGHT)
-def test_a_folder_packed_equals_transformers_apart(tmp_path, family, num_layers):
+def test_a_folder_packed_equals_transformers_apart(tmp_path, monkeypatch, family, num_layers):
     config_class, sizes = RIGHT[family]
     original = make(config_class, sizes)
     path = save(tmp_path, original)
@@ -110,6 +113,11 @@ def test_a_folder_packed_equals_transformers_apart(tmp_path, family, num_layers)
         expected = torch.cat([shorter(part, use_cache=False).logits for part in parts], 1)[0]
         model = load(path, num_layers).eval()
         found = packed(model, parts)
+        whole, computed = trunk.CHUNK, []
+        monkeypatch.setattr(trunk, "CHUNK", 4)
+        monkeypatch.setattr(hub, "attend_in_chunks", lambda *a: computed.append(a[4]) or attend_in_chunks(*a))
+        assert (packed(model, parts) - found).abs().max() <= 1e-5, f"chunks differ from rows of up to {whole}"
+    assert computed == [[[(0, 6), (6, 15), (15, 17)]]] * num_layers
     assert len(model.layers) == num_layers
     assert (model.head is None) == bool(original.config.tie_word_embeddings)
     assert (found - expected).abs().max() <= 1e-5
