@@ -1,5 +1,6 @@
 """What is measured around a stage: probes of frozen features, rollouts in the simulator, pictures of the data."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -10,15 +11,18 @@ from PIL import Image as Pillow
 from trivium.assemble import World
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.files import publish_folder, write_json
-from trivium.core.log import console, warn
-from trivium.core.rng import isolated, key
+from trivium.core.log import console, note, warn
+from trivium.core.rng import isolated, key, numpy_rng
 from trivium.core.sample import Action, Image, Sample, State, Text
 from trivium.data.bucket import select
 from trivium.data.source.source import Source
 from trivium.eval.rollout import evaluate
+from trivium.language.heldout import HeldOutConfig, score
 from trivium.probe.check import Memory, health_check
 from trivium.probe.features import extract, raw_pixels
 from trivium.probe.tasks import Target, next_actions, number_tasks, object_position, task_identity
+from trivium.run import Run
+from trivium.train.stage import undisturbed
 
 NUM_STRIPS = 6
 """Aligned (observation, action chunk) samples drawn for the report."""
@@ -82,6 +86,34 @@ def roll_out(world: World, label: str, episodes: int | None = None) -> None:
         evaluate(world.policy(), config, world.folder / "eval", label)
 
 
+def measure_text(world: World, stage: str, step: int | None = None) -> None:
+    """Score the held-out texts with the language model as it stands; write text/<stage>.json.
+
+    A measurement in the middle of a stage (`step`) is kept beside the one at its end, under <stage>-<step>.
+
+    Raises:
+        ConfigError: a bucket trains on all of a text that is to be held out.
+    """
+    texts = world.config.health.texts
+    if not texts:
+        return
+    name = stage if step is None else f"{stage}-{step:06d}"
+    start, scores = time.perf_counter(), []
+    with undisturbed(world.model, key(world.config.seed, "text", name)):
+        for text in texts:
+            source = world.source(text.source)
+            found = _held_out(world.config, text, source)
+            order = numpy_rng(0, "held-out", text.name).permutation(len(found))
+            # A document has some 20 tokens at least; reading is lazy, but bad ones must be known before.
+            samples, _ = _readable(source, found[order[: text.num_tokens // 20 + 1]])
+            samples = [world.chain.forward(sample, None) for sample in samples]
+            scores.append(score(text.name, world.model.language, samples, text.num_tokens))
+    report = {"stage": stage, "step": step, "texts": [found.model_dump(mode="json") for found in scores]}
+    write_json(world.folder / f"text/{name}.json", report | {"seconds": round(time.perf_counter() - start, 2)})
+    for found in scores:
+        note(f"held-out {found.name}: {found.bits_per_byte:.3f} bits a byte ({found.low:.3f} to {found.high:.3f})")
+
+
 def draw_samples(world: World) -> None:
     """Keep a few samples as they are trained on, for a person to judge: picture, state, and the chunk that follows."""
     folder = world.folder / "samples"
@@ -130,6 +162,28 @@ def _prepare(world: World) -> _Ground:
         controls=controls,
         memory={},
     )
+
+
+def _held_out(config: Run, text: HeldOutConfig, source: Source) -> np.ndarray:
+    """Return the documents of a text that no stage trains on."""
+    sides = {
+        (bucket.split, bucket.val_share)
+        for stage in config.stages
+        for bucket in stage.mixture.buckets
+        if getattr(bucket.source, "path", None) == getattr(text.source, "path", "")
+    }
+    if not sides:
+        return select(source, "all", 0.0)
+    if len(sides) > 1 or any(split != "train" or share == 0 for split, share in sides):
+        said = ", ".join(f"split {split!r} with val_share {share:g}" for split, share in sorted(sides))
+        raise ConfigError(
+            f"health.texts.{text.name}",
+            f"buckets that train on it by {said}",
+            "split 'train' and one val_share above 0, so that the rest was never trained on",
+            "Change the buckets, or measure another text.",
+        )
+    ((_, share),) = sides
+    return select(source, "val", share)
 
 
 def _readable(source: Source, chosen: np.ndarray) -> tuple[list[Sample], np.ndarray]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import nn
 
 from trivium.assemble import Stagework, World
-from trivium.assess import check_health, draw_samples, roll_out
+from trivium.assess import check_health, draw_samples, measure_text, roll_out
 from trivium.core.errors import CheckpointError
 from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
@@ -52,6 +52,9 @@ def execute(config: Run, folder: Path) -> None:
         if tried and saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():
             with clock("rollouts: untrained"):
                 roll_out(world, UNTRAINED)
+        if config.health.texts and saved is None and not (folder / f"text/{UNTRAINED}.json").exists():
+            with clock("text: untrained"):
+                measure_text(world, UNTRAINED)
         state = saved.state if saved else State(Rng(config.seed))
         with Meter(folder, state) as meter:
             for index in range(state.stage_index, len(config.stages)):
@@ -91,7 +94,10 @@ def reopen(folder: Path) -> tuple[World, str]:
     saved = Checkpoints(folder / "checkpoints").find()
     if saved is None:
         raise CheckpointError(str(folder), "no checkpoint", "a run that has trained", "Train: trivium train RECIPE")
+    stage = world.config.stages[saved.state.stage_index]
+    stage.adapt(world.model)
     load_weights(world.model, saved.folder, "model.")
+    stage.hand_over(world.model)
     return world, saved.state.stage
 
 
@@ -130,15 +136,22 @@ def _stage(
             stage,
             save=lambda now: checkpoints.save(now, holder, optimizer),
             record=meter.record,
-            every=((stage.eval_every, lambda now: check_health(world, stage.name, now.step)),),
+            every=(
+                (stage.eval_every, lambda now: check_health(world, stage.name, now.step)),
+                (stage.eval_every, lambda now: measure_text(world, stage.name, now.step)),
+            ),
             stop=stop,
         )
     if not ended or stop():
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)
+    stage.hand_over(work.objective)
     if not (folder / f"health/{stage.name}.json").exists():
         with clock(f"health: {stage.name}"):
             check_health(world, stage.name)
+    if world.config.health.texts and not (folder / f"text/{stage.name}.json").exists():
+        with clock(f"text: {stage.name}"):
+            measure_text(world, stage.name)
 
 
 def _keep_plan(world: World, work: Stagework, learners: list[Learner]) -> None:

@@ -36,6 +36,7 @@ def learners(config: Run) -> Table:
         table.add_column(header, justify="right" if header in ("learning", "frozen") else "left")
     for stage in config.stages:
         objective = build_objective(stage.objective, model, config)
+        stage.adapt(objective)
         apply_freeze(objective, stage.learn)
         parts: dict[str, list[int]] = {}
         for name, parameter in objective.named_parameters():
@@ -45,6 +46,7 @@ def learners(config: Run) -> Table:
             head = (stage.name, stage.objective.kind) if number == 0 else ("", "")
             table.add_row(*head, part, f"{learning:,}" if learning else "-", f"{frozen:,}" if frozen else "-")
         table.add_section()
+        stage.hand_over(objective)
     return table
 
 

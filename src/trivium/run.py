@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import nn
 
 from trivium.action.prior import ActionPriorConfig
 from trivium.core.config import Config, from_yaml, override, to_yaml
@@ -17,11 +18,15 @@ from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.transform import TransformConfig
 from trivium.eval.rollout import RolloutConfig
 from trivium.language.continual import ContinualConfig
+from trivium.language.heldout import HeldOutConfig
+from trivium.language.lora import LoraConfig, adapt, merge
+from trivium.language.model import LanguageModel
 from trivium.policy.objective import VlaConfig
 from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.synth.ground import GroundConfig
-from trivium.train.stage import StageConfig
+from trivium.train.optim import Optimizer
+from trivium.train.stage import Learner, StageConfig
 from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.supervised import SupervisedConfig
 
@@ -39,6 +44,46 @@ class Stage(StageConfig):
     (actions alone), vla (alignment)."""
     mixture: MixtureConfig
     """What it is learned from, in shares of tokens."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters of the language model instead of its weights; `learn` names them "language.lora", or
+    "language.lora.20-29" by layer. They are added to the weights when the stage ends. null learns weights."""
+
+    def build(self, objective: nn.Module) -> tuple[Optimizer, list[Learner]]:
+        """Put adapters in, freeze what does not learn, and make the optimizer of what does.
+
+        Raises:
+            ConfigError: a pattern fits nothing, nothing would learn, or adapters that no pattern names.
+            SetupError: adapters without peft.
+        """
+        self.adapt(objective)
+        optimizer, table = super().build(objective)
+        if self.lora is not None:
+            language = _language(objective, f"stages.{self.name}.lora")
+            if not any(parameter.requires_grad for parameter in language.lora.parameters()):
+                raise ConfigError(
+                    f"stages.{self.name}.learn",
+                    f"{', '.join(self.learn)}, and adapters that do not learn",
+                    "a pattern for them",
+                    'Add "language.lora", or set lora=null.',
+                )
+        return optimizer, table
+
+    def adapt(self, module: nn.Module) -> None:
+        """Put this stage's adapters into the language model below a module; nothing where the stage has none.
+
+        Raises:
+            ConfigError: there is no language model.
+            SetupError: peft is not installed.
+        """
+        if self.lora is not None:
+            where = f"stages.{self.name}.lora"
+            adapt(_language(module, where), self.lora, where)
+
+    def hand_over(self, module: nn.Module) -> None:
+        """Leave plain weights to the next stage: adapters are added to them and vanish."""
+        if self.lora is not None:
+            where = f"stages.{self.name}.lora"
+            merge(_language(module, where), where)
 
 
 class RobotConfig(Config):
@@ -65,6 +110,9 @@ class CheckConfig(Config):
     where nobody measured one, as on most real robots."""
     probe: HealthConfig = HealthConfig()
     """How thorough the probes are."""
+    texts: tuple[HeldOutConfig, ...] = ()
+    """Corpora on which the language model is measured before the first stage, at every check and after every stage:
+    the old domain and the new one show what was forgotten for what was learned. () measures none."""
 
 
 class Run(Config):
@@ -91,6 +139,14 @@ class Run(Config):
     """What is probed after every stage."""
     rollout: RolloutConfig | None
     """What is tried in the simulator, before the first stage and after the last; null where there is no simulator."""
+
+
+def _language(module: nn.Module, where: str) -> LanguageModel:
+    language = getattr(module, "language", None)
+    if not isinstance(language, LanguageModel):
+        found = f"adapters in a {type(module).__name__}"
+        raise ConfigError(where, found, "an objective with a language model", "Set lora=null in that stage.")
+    return language
 
 
 def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:

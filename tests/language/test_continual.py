@@ -66,3 +66,14 @@ def test_overfits_one_batch():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
+
+
+def test_sentinels_of_code_are_one_token_and_those_of_other_texts_are_spelled_out():
+    language = TinyLanguageConfig(sentinels=("<fim_prefix>",)).build()
+    layout = ContinualConfig().layout(language.vocab)
+    code = Text(text="<fim_prefix>ab<fim_suffix>", sentinels=("<fim_prefix>", "<fim_suffix>"))
+    prose = Text(text="<fim_prefix>")
+    row = layout.build(Sample(id="a", segments=(code, prose), source="test", license="none"))
+    spelled = language.vocab.encode("ab<fim_suffix>\n<fim_prefix>")
+    assert row.tokens.tolist() == [257, *spelled, 256]
+    assert language.embedding.weight.shape[0] == language.vocab_size == 258

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from trivium.core.errors import ConfigError, SetupError
 from trivium.language.model import LanguageModel, PretrainedLanguageConfig, TinyLanguageConfig, grow
 from trivium.language.vocab import Vocab, byte_tokenizer
+from trivium.train.stage import StageConfig
 
 COMMON = {
     "vocab_size": 300,
@@ -126,9 +128,47 @@ def test_an_untied_head_grows_too():
     assert torch.equal(model.head.weight[:300], old)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_growing_raises_the_loss_on_text_by_next_to_nothing(family):
+    torch.manual_seed(0)
+    original = FAMILIES[family]()
+    for parameter in original.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tokens, documents, positions = pack()
+    inside = documents >= 0
+    losses = []
+    for num_extra in (0, 30):
+        model = wrap(copy.deepcopy(original), num_extra)
+        with torch.no_grad():
+            hidden = model(model.embed(tokens), documents, positions)[inside]
+            losses.append(model.token_losses(hidden, tokens[inside]).mean().item())
+    assert 0 < losses[1] - losses[0] <= math.log(1 + 30 / 300)
+
+
+def test_the_gap_of_a_padded_embedding_does_not_count_for_new_rows():
+    rows = torch.cat([torch.randn(257, 8), torch.full((43, 8), 99.0)])
+    assert grow(rows, 310, 257)[300:].abs().max() < 2
+    assert torch.equal(grow(rows, 310, 257)[:300], rows)
+
+
+def test_grown_rows_are_there_before_the_optimizer_and_learn():
+    model = TinyLanguageConfig(num_extra_tokens=3, spans={"image": 4}, sentinels=("<fim_prefix>",)).build()
+    assert model.embedding.weight.shape[0] == 257 + 3 + 4 + 1
+    stage = StageConfig(name="a", steps=1, learn=("embedding",), lr=1e-2)
+    optimizer, _ = stage.build(model)
+    before = model.embedding.weight.detach().clone()
+    ids = torch.tensor([[257, model.vocab.span("image")[0], model.vocab.sentinels["<fim_prefix>"]]])
+    optimizer.begin_step()
+    model.token_losses(model(model.embed(ids), ids * 0, torch.arange(3)[None])[0], ids[0]).sum().backward()
+    optimizer.accumulate()
+    assert optimizer.step(1.0, 1.0).taken
+    assert (model.embedding.weight != before).any(1)[257:].all()
+    assert optimizer.tensors()["exp_avg/embedding.weight"].shape[0] == model.vocab_size
+
+
 def test_growing_by_nothing_is_a_copy():
     rows = torch.randn(5, 4)
-    assert torch.equal(grow(rows, 5), rows)
+    assert torch.equal(grow(rows, 5, 5), rows)
 
 
 def test_loading_keeps_the_first_layers(tmp_path):

@@ -17,6 +17,9 @@ class Text:
     text: str
     role: Role = "document"
     time_s: float = 0.0
+    sentinels: tuple[str, ...] = ()
+    """Words that are structure in this text and nothing else: who wrote it has escaped them in what it quotes. Only
+    these may become special tokens; the same words in any other text are spelled out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

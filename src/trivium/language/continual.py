@@ -93,8 +93,8 @@ class TextLayout:
 
     numeric = False
 
-    def __init__(self, encode: Callable[[str], list[int]], end: int) -> None:
-        """Remember how to encode; pickles when `encode` does."""
+    def __init__(self, encode: Callable[..., list[int]], end: int) -> None:
+        """Remember how to encode, `Vocab.encode` as a rule; pickles when `encode` does."""
         self.encode = encode
         self.end = end
 
@@ -116,5 +116,12 @@ class TextLayout:
         )
 
     def _tokens(self, sample: Sample) -> list[int]:
-        text = "\n".join(segment.text for segment in sample.of(Text))
-        return [*self.encode(text), self.end]
+        texts = sample.of(Text)
+        if not any(segment.sentinels for segment in texts):
+            return [*self.encode("\n".join(segment.text for segment in texts)), self.end]
+        # One by one: a sentinel is structure in the text that vouches for it, and words in its neighbour's.
+        ids: list[int] = []
+        for place, segment in enumerate(texts):
+            ids += self.encode("\n") if place else []
+            ids += self.encode(segment.text, segment.sentinels)
+        return [*ids, self.end]

@@ -1,30 +1,48 @@
 """Any causal language model of transformers behind one small interface (the only user of transformers in this wing)."""
 
-from typing import Any, Literal
+from inspect import signature
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
+from trivium.language.trunk import Masks, find_chunks, layer_list, shorten
 from trivium.language.vocab import Vocab, byte_tokenizer
-from trivium.nn.attention import additive
-from trivium.nn.hub import load_part, refuse_missing, use_our_attention
-from trivium.nn.mask import causal_mask
+from trivium.nn.hub import find_gguf, first_line, load_part, refuse_missing, use_our_attention
+
+_PATH = "language.path"
+_OTHER = "Choose another model, such as a Llama, Qwen, OLMo, Gemma 3 or GPT-2."
+_PROBE = 8
+"""Tokens of the two documents on which a model that was taken apart is held against itself."""
 
 
-class PretrainedLanguageConfig(Config):
+class GrowthConfig(Config):
+    """The ids that a language model gets on top of those of its tokenizer."""
+
+    spans: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Ids for what is neither text nor action, by name: {"image": 1024, "state": 256}. Their rows grow before the
+    first stage; one that nothing uses costs memory and lowers no loss."""
+    sentinels: tuple[str, ...] = ()
+    """Words that mark structure in code, such as "<fim_prefix>", to be one token each: the tokenizer's own where it
+    has that word, else a new id. A sentinel of a code source that is in neither is spelled out, some 5 tokens each."""
+
+
+class PretrainedLanguageConfig(GrowthConfig):
     """A causal LM that learned elsewhere: from a folder or by name, its first layers or all."""
 
     kind: Literal["pretrained"] = "pretrained"
     path: str
-    """Local folder or hub name of any transformers causal LM with a fast tokenizer (Llama, Qwen, OLMo, SmolLM2 ...)."""
+    """Local folder or hub name of any transformers causal LM with a fast tokenizer (Llama, Qwen, OLMo, SmolLM2 ...), or
+    a GGUF file. Weights must be safetensors or GGUF."""
     num_layers: int
     """How many of its first layers to keep; more than it has is refused. Fewer is faster and knows less."""
-    num_extra_tokens: int
+    num_extra_tokens: int = Field(ge=0)
     """Ids added for actions and the like; at least what the action tokenizer emits."""
 
     def build(self) -> "LanguageModel":
@@ -32,47 +50,79 @@ class PretrainedLanguageConfig(Config):
 
         Raises:
             SetupError: the weights or tokenizer files are not there or not complete.
-            ConfigError: not a causal LM, no fast tokenizer, or too many layers.
+            ConfigError: not a causal LM that can be packed, no fast tokenizer, or too many layers.
         """
-        where = "language.path"
+        self._check_kind()
+        options = {} if find_gguf(self.path, _PATH)[1] else {"use_safetensors": True}  # never a pickle
         load = transformers.AutoModelForCausalLM.from_pretrained
-        model, report = load_part(load, self.path, where, dtype=torch.float32, output_loading_info=True)
-        refuse_missing(report["missing_keys"], self.path, where)
+        model, report = load_part(load, self.path, _PATH, dtype=torch.float32, output_loading_info=True, **options)
+        refuse_missing(report["missing_keys"], self.path, _PATH)
         vocab = self._vocab(model.get_input_embeddings().num_embeddings)
         depth = model.config.num_hidden_layers
         if not 1 <= self.num_layers <= depth:
             raise ConfigError(
                 "language.num_layers", str(self.num_layers), f"1..{depth} for {self.path}", "Change num_layers."
             )
-        return LanguageModel(model, vocab, self.num_layers)
+        name = type(model).__name__
+        try:
+            return LanguageModel(model, vocab, self.num_layers)
+        except ConfigError:
+            raise
+        except Exception as error:  # hundreds of architectures; one that takes no mask or no embeddings ends here
+            raise ConfigError(
+                _PATH,
+                f"{self.path}: a {name} that does not run on packed rows ({first_line(error)})",
+                "a decoder that takes embeddings, positions and a mask",
+                _OTHER,
+            ) from error
 
     def vocab(self) -> Vocab:
         """Return the vocabulary that the model will have, from its config and tokenizer: no weights are read.
 
         Raises:
             SetupError: the files are not there or not complete.
-            ConfigError: no fast tokenizer.
+            ConfigError: not a causal LM, or no fast tokenizer.
         """
-        config = load_part(transformers.AutoConfig.from_pretrained, self.path, "language.path")
-        return self._vocab(config.get_text_config().vocab_size)
+        return self._vocab(self._check_kind().vocab_size)
+
+    def _check_kind(self) -> Any:
+        config = load_part(transformers.AutoConfig.from_pretrained, self.path, _PATH)
+        sees = any(name in config.to_dict() for name in ("vision_config", "audio_config"))
+        if sees or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ConfigError(
+                _PATH,
+                f"{self.path}, which holds a {config.model_type}",
+                "a causal language model, text alone",
+                _OTHER,
+            )
+        return config
 
     def _vocab(self, num_embeddings: int) -> Vocab:
-        where = "language.path"
-        tokenizer = load_part(transformers.AutoTokenizer.from_pretrained, self.path, where)
+        tokenizer = load_part(transformers.AutoTokenizer.from_pretrained, self.path, _PATH)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or tokenizer.eos_token_id is None:
             raise ConfigError(
-                where,
+                _PATH,
                 f"{self.path} with a {type(tokenizer).__name__}",
                 "a fast tokenizer that has an end-of-text token",
                 "Put a tokenizer.json beside the model.",
             )
+        # A control word may lie beyond the embedding (Gemma 3: that of a picture); a word of the text may not.
+        text = max(backend.get_vocab(with_added_tokens=False).values())
+        if text >= num_embeddings:
+            raise ConfigError(
+                _PATH,
+                f"{self.path} with a tokenizer of {text + 1} words and {num_embeddings} embeddings",
+                "a tokenizer that belongs to the model",
+                "Put the model's own tokenizer.json beside it.",
+            )
         # Embeddings are often padded beyond the tokenizer: ids in that gap are unused, and stay so.
         highest = max(backend.get_vocab(with_added_tokens=True).values())
-        return Vocab(backend, tokenizer.eos_token_id, max(highest + 1, num_embeddings), self.num_extra_tokens)
+        start = max(highest + 1, num_embeddings)
+        return Vocab(backend, tokenizer.eos_token_id, start, self.num_extra_tokens, self.spans, self.sentinels)
 
 
-class TinyLanguageConfig(Config):
+class TinyLanguageConfig(GrowthConfig):
     """A small Llama with random weights and a byte-level tokenizer: tests and dry runs, no download."""
 
     kind: Literal["tiny"] = "tiny"
@@ -107,7 +157,7 @@ class TinyLanguageConfig(Config):
 
     def vocab(self) -> Vocab:
         """Return the vocabulary: bytes, the end, and the ids added."""
-        return Vocab(byte_tokenizer(), end=256, extra_start=257, num_extra=self.num_extra_tokens)
+        return Vocab(byte_tokenizer(), 256, 257, self.num_extra_tokens, self.spans, self.sentinels)
 
 
 class LanguageModel(nn.Module):
@@ -122,32 +172,36 @@ class LanguageModel(nn.Module):
         """Take a transformers causal LM apart, keep `num_layers` layers, and grow it to `vocab.size` words."""
         super().__init__()
         trunk, embedding, head = model.base_model, model.get_input_embeddings(), model.get_output_embeddings()
-        _shorten(trunk, num_layers)
-        probe = torch.arange(4).unsqueeze(0)
+        self._masks = Masks(trunk)
+        layers = layer_list(trunk)
+        shorten(trunk, num_layers)
+        probe = torch.arange(_PROBE).unsqueeze(0)
         with torch.no_grad():
-            expected = model.eval()(probe, use_cache=False).logits
+            apart = [model.eval()(part, use_cache=False).logits for part in probe.split(_PROBE // 2, dim=1)]
         use_our_attention(model)
         self.vocab = vocab
         self.width = embedding.embedding_dim
-        self.max_length = _window(trunk.config)
+        self.max_length = int(trunk.config.max_position_embeddings)
         # Gemma multiplies its embeddings inside the module that we replace.
         self.embedding_scale = float(getattr(embedding, "embed_scale", 1.0))
-        self.embedding = nn.Embedding.from_pretrained(grow(embedding.weight, vocab.size), freeze=False)
+        self.embedding = nn.Embedding.from_pretrained(grow(embedding.weight, vocab.size, vocab.num_text), freeze=False)
         self.head = None
         if head.weight is not embedding.weight:
             self.head = nn.Linear(self.width, vocab.size, bias=False)
-            self.head.weight = nn.Parameter(grow(head.weight, vocab.size))
+            self.head.weight = nn.Parameter(grow(head.weight, vocab.size, vocab.num_text))
         # The trunk's children become ours, under our names, so that "language.layers.0" means the same for every
         # model; the trunk itself is kept out of the module tree, or each weight would have two names. Children
         # without weights (rotary tables) stay out too: `.to(bfloat16)` would ruin their frequencies.
         for name, child in trunk.named_children():
-            if isinstance(child, nn.ModuleList):
+            if name == layers:
                 self.layers = child
             elif child is not embedding and any(True for _ in child.parameters()):
                 self.add_module(name, child)
         trunk.set_input_embeddings(None)
         self._trunk = (trunk,)
-        self._verify(probe, expected)
+        # A family that swallows the chunks, or hands them to nobody, attends to whole rows through the mask.
+        self._takes_chunks = "kwargs" in signature(trunk.forward).parameters
+        self._verify(probe, torch.cat(apart, dim=1))
         self.train()
 
     @property
@@ -169,7 +223,7 @@ class LanguageModel(nn.Module):
         """Run the layers over packed rows: a token sees its own document up to itself, padding sees padding.
 
         Raises:
-            ConfigError: the rows are longer than the model's (sliding) window.
+            ConfigError: the rows are longer than the model's window.
         """
         if embeddings.shape[1] > self.max_length:
             raise ConfigError(
@@ -178,26 +232,31 @@ class LanguageModel(nn.Module):
                 f"at most {self.max_length}, the window of the language model",
                 "Shorten the rows or choose another language model.",
             )
-        seen = causal_mask(documents, positions).unsqueeze(1)
-        # Additive, in the model's own type: every attention kernel of transformers takes it as it is.
-        mask = additive(seen, embeddings.dtype)
+        mask = self._masks(documents, positions, embeddings.dtype)
         (trunk,) = self._trunk
-        output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
+        chunks = find_chunks(documents) if self._takes_chunks else None
+        more = {} if chunks is None else {"chunks": chunks}
+        output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, **more)
         return output.last_hidden_state
 
     @torch.no_grad()
     def _verify(self, tokens: Int[Tensor, "b t"], expected: Float[Tensor, "b t v"]) -> None:
-        """Refuse a model that does something around its trunk which we leave out (soft caps, scaled logits, biases)."""
-        positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-        hidden = self.eval()(self.embed(tokens), torch.zeros_like(tokens), positions)
+        """Refuse a model whose logits we miss, or that leaks: two documents packed here stood alone there.
+
+        What a family does around its trunk and we leave out (soft caps, scales, biases, sinks) shows in the first
+        document; recurrent layers and positions that a mask cannot reset show in the second.
+        """
+        place = torch.arange(tokens.shape[1]).expand_as(tokens)
+        half = tokens.shape[1] // 2
+        hidden = self.eval()(self.embed(tokens), place // half, place % half)
         found = self.logits(hidden.flatten(0, 1))[:, : expected.shape[-1]].view_as(expected)
         error = (found - expected).abs().max().item()
-        if not error <= 1e-3 * max(expected.abs().max().item(), 1.0):
+        if not error <= 1e-4 * max(expected.abs().max().item(), 1.0):
             raise ConfigError(
-                "language.path",
+                _PATH,
                 f"a {type(self._trunk[0]).__name__} whose logits we miss by {error:.2g}",
-                "a plain causal language model (tied or untied head without bias, cap or scale)",
-                "Choose another model, such as a Llama, Qwen, OLMo, Gemma 3 or GPT-2.",
+                "a plain causal language model (attention only; tied or untied head without bias, cap or scale)",
+                _OTHER,
             )
 
     def logits(self, hidden: Float[Tensor, "x d"]) -> Float[Tensor, "x v"]:
@@ -210,26 +269,15 @@ class LanguageModel(nn.Module):
 
 
 @torch.no_grad()
-def grow(rows: Float[Tensor, "v d"], size: int) -> Float[Tensor, "w d"]:
-    """Return the rows with new ones below: their mean plus a tenth of their spread.
+def grow(rows: Float[Tensor, "v d"], size: int, num_text: int) -> Float[Tensor, "w d"]:
+    """Return the rows with new ones below: the mean of the first `num_text` rows plus a tenth of their spread.
 
-    The mean keeps the new words as likely as an average old one, so a tied head's loss on text hardly moves; the
-    spread makes them tell apart. The old rows are copied bit by bit.
+    As an output, the mean scores the mean of all old scores, so by Jensen a new word is at most as likely as an old
+    one on average, and the loss on text rises by no more than log(1 + new / old), nearly nothing
+    (https://nlp.stanford.edu/~johnhew/vocab-expansion.html). The spread makes new words tell apart; there it is drawn
+    from the full covariance, here from its diagonal: a tenth of it is gone after some steps either way, and a
+    4096 x 4096 factor need not be computed. The old rows are copied bit by bit.
     """
-    spread, mean = torch.std_mean(rows.float(), dim=0)
+    spread, mean = torch.std_mean(rows[:num_text].float(), dim=0)
     fresh = mean + 0.1 * spread * torch.randn(size - len(rows), rows.shape[1], device=rows.device)
     return torch.cat([rows, fresh.to(rows.dtype)])
-
-
-def _shorten(trunk: Any, num_layers: int) -> None:
-    """Keep the first layers, in place, whatever the model calls its list."""
-    (name,) = (name for name, child in trunk.named_children() if isinstance(child, nn.ModuleList))
-    setattr(trunk, name, getattr(trunk, name)[:num_layers])
-    trunk.config.num_hidden_layers = num_layers
-
-
-def _window(config: Any) -> int:
-    """Return the longest row for which full causal attention is what the model does."""
-    sliding = getattr(config, "sliding_window", None)
-    longest = int(config.max_position_embeddings)
-    return longest if sliding is None else min(longest, int(sliding))

@@ -36,6 +36,39 @@ def attend(
     return (weights @ value).unflatten(2, grouped.shape[2:4]).flatten(1, 2)
 
 
+Chunks = list[list[tuple[int, int]]]
+"""By row of a batch, the stretches that hold whole documents; what lies in none is padding."""
+
+
+def attend_in_chunks(
+    query: Float[Tensor, "b heads t e"],
+    key: Float[Tensor, "b groups t e"],
+    value: Float[Tensor, "b groups t e"],
+    mask: Float[Tensor, "b 1 t t"],
+    chunks: Chunks,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b heads t e"]:
+    """Attend inside each chunk alone: what the mask hides between documents is not computed, padding gets zeros.
+
+    At 2,048 tokens a row a document sees a fifth of its row, and dense attention would eat up what packing gains.
+    """
+    rows = []
+    for row, spans in enumerate(chunks):
+        parts, reached = [], 0
+        for begin, end in spans:
+            here, inside = slice(row, row + 1), slice(begin, end)
+            seen = mask[here if len(mask) > 1 else slice(0, 1), :, inside, inside]
+            own = (part[here, :, inside] for part in (query, key, value))
+            parts.append(attend(*own, seen, scale, dropout))
+            assert begin == reached, "chunks lie side by side from the first token on"
+            reached = end
+        left = query.shape[2] - reached
+        parts += [query.new_zeros(1, query.shape[1], left, value.shape[-1])] if left else []
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
+
+
 def additive(seen: Bool[Tensor, "*rest"], dtype: torch.dtype) -> Float[Tensor, "*rest"]:
     """Turn a mask of what may be seen into what is added to the scores: 0, or the lowest finite number."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)

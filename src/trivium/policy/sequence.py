@@ -123,7 +123,7 @@ class VlaLayout:
     def _in_order(self, sample: Sample) -> list[Span]:
         """Return the spans of pictures and words, in the order of their segments."""
         documents = {
-            i: self.vocab.encode(segment.text)
+            i: self.vocab.encode(segment.text, segment.sentinels)
             for i, segment in enumerate(sample.segments)
             if isinstance(segment, Text) and segment.role == "document"
         }
@@ -142,7 +142,7 @@ class VlaLayout:
 
     def _talk(self, text: Text) -> list[Span]:
         """Return the spans of a question, an answer, a caption or a document."""
-        ids = self.vocab.encode(text.text)
+        ids = self.vocab.encode(text.text, text.sentinels)
         if text.role not in LEARNED:
             return [Span(Kind.TEXT, ids)]
         if not ids:

@@ -17,6 +17,7 @@ from trivium.probe.health import HealthReport
 from trivium.report import plots
 from trivium.report.metrics import StageMetrics
 from trivium.report.run_folder import UNTRAINED, BadSample, RunFolder, StageEntry, read_run
+from trivium.report.text import text_section
 
 CLIP_BUDGET = 4_500_000
 """Bytes of clips that go into the page; base64 makes them a third larger. The page stays under 8 MB."""
@@ -61,6 +62,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "problems": (*folder.problems, *left_out, *lost),
         "stages": _stages(folder),
         "probes": _probes(folder),
+        "texts": _texts(folder),
         "evals": folder.evals,
         "tasks": list(dict.fromkeys(task.task for result in folder.evals.values() for task in result.tasks)),
         "success": _figure(plots.success(folder.evals), "Closed-loop success by task") if folder.evals else "",
@@ -182,6 +184,11 @@ def _probes(folder: RunFolder) -> dict[str, Any]:
             for report in reversed(folder.health)
         ],
     }
+
+
+def _texts(folder: RunFolder) -> dict[str, Any]:
+    section = text_section(folder)
+    return section | {"figure": _figure(section["drawing"], "Held-out text in bits a byte along the run")}
 
 
 def pick_clips(folder: RunFolder) -> tuple[list[dict[str, Any]], list[str]]:

@@ -180,6 +180,26 @@ def scores_by_stage(reports: Sequence[HealthReport], target: str) -> str:
         return _svg(figure)
 
 
+def bits_per_byte(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], ends: Mapping[str, int]) -> str:
+    """Draw held-out text along the run, (value, low, high) a point, with a thin line where each stage ends."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(2.9)
+        for number, (name, (x, values)) in enumerate(lines.items()):
+            colour = _colour(number)
+            axes.fill_between(x, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+            marker = MARKERS[number % len(MARKERS)]
+            style = {"color": colour, "linestyle": _dash(number), "marker": marker, "markersize": 4.5}
+            axes.plot(x, values[:, 0], label=name, **style)
+        for stage, end in ends.items():
+            axes.axvline(end, color="#9aa1ad", linewidth=0.8)
+            place = {"xytext": (-3, -2), "textcoords": "offset points", "ha": "right", "va": "top", "rotation": 90}
+            axes.annotate(_short(stage, 14), (end, 1), xycoords=("data", "axes fraction"), fontsize=8, **place)
+        axes.set(xlabel="step of the run", ylabel="bits a byte")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _legend(axes, len(lines))
+        return _svg(figure)
+
+
 def success(evals: Mapping[str, EvalFile]) -> str:
     """Draw closed-loop success by task with Wilson intervals, a colour a policy, the untrained one in grey."""
     tasks = list(dict.fromkeys(task.task for result in evals.values() for task in result.tasks))

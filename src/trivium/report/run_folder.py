@@ -9,6 +9,8 @@ metrics.jsonl             a line a step: stage, step, loss{}, lr{}, grad_norm, t
                           tokens_per_s, data_wait, skipped (null stands for a number that is not finite)
 quarantine.jsonl          a line a bad sample of a stage: stage, bucket, id, where, kind, short{}; absent without any
 health/<stage>.json       `trivium.probe.health.HealthReport`; <stage>-<step> for checks inside a stage
+text/<stage>.json         `TextFile`: held-out text in bits a byte; "untrained" before the first stage,
+                          <stage>-<step> inside one; absent where no text is measured
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
 times.json                {section: seconds}, sections "prepare", "train: STAGE", "health: STAGE", ...
@@ -25,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from trivium.core.errors import CheckpointError
+from trivium.language.heldout import TextScore
 from trivium.probe.health import HealthReport
 from trivium.report.metrics import StageMetrics, read_metrics
 
@@ -124,6 +127,15 @@ class EvalFile(Record):
     high: float
 
 
+class TextFile(Record):
+    """Held-out text under the language model as it stood."""
+
+    stage: str
+    step: int | None = None
+    """Steps of the stage that were behind it; null at its end."""
+    texts: tuple[TextScore, ...]
+
+
 class Strip(Record):
     """One aligned sample: what was seen and the commands that followed, in the units of the data."""
 
@@ -152,6 +164,8 @@ class RunFolder:
     environment: Mapping[str, str]
     problems: tuple[str, ...] = field(default=())
     quarantined: tuple[BadSample, ...] = ()
+    texts: tuple[tuple[int, TextFile], ...] = ()
+    """Measurements of held-out text with the steps of the run behind them, in order."""
 
     def file(self, name: str) -> Path | None:
         """Find a file that another file names; one outside the run folder is not ours to show."""
@@ -183,8 +197,9 @@ def read_run(root: Path) -> RunFolder:
     times = _load(root, "times.json", TypeAdapter(dict[str, float]).validate_json, problems) or {}
     environment = _load(root, "environment.json", TypeAdapter(dict[str, str]).validate_json, problems) or {}
     bad = _quarantined(root / "quarantine.jsonl", problems)
+    texts = _texts(root, config, problems)
     return RunFolder(
-        root, config, text, plans, metrics, health, evals, strips, times, environment, tuple(problems), bad
+        root, config, text, plans, metrics, health, evals, strips, times, environment, tuple(problems), bad, texts
     )
 
 
@@ -253,6 +268,23 @@ def _health(root: Path, config: ConfigFile, problems: list[str]) -> tuple[Health
     if missing := [s.name for s in config.stages if not (root / f"health/{s.name}.json").is_file()]:
         problems.append(f"No health check at the end of {', '.join(missing)}.")
     return tuple(report for report in found if report)
+
+
+def _texts(root: Path, config: ConfigFile, problems: list[str]) -> tuple[tuple[int, TextFile], ...]:
+    """Read the measurements of held-out text and place them along the run; those of unknown stages are left out."""
+    ends: dict[str, tuple[int, int]] = {UNTRAINED: (0, 0)}
+    for stage in config.stages:
+        begin = max(end for _, end in ends.values())
+        ends[stage.name] = begin, begin + stage.steps
+    paths = sorted((root / "text").glob("*.json"))
+    read = [_load(root, f"text/{path.name}", TextFile.model_validate_json, problems) for path in paths]
+    found = []
+    for file in read:
+        if file is not None and file.stage in ends:
+            begin, end = ends[file.stage]
+            found.append((end if file.step is None else begin + file.step, file))
+    # Where a check falls on the last step of a stage, the one at its end comes after it.
+    return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].step is None)))
 
 
 def _quarantined(path: Path, problems: list[str]) -> tuple[BadSample, ...]:

@@ -66,8 +66,9 @@ class CodeConfig(Config):
     content; issues repo_name, title, events; pull requests also author, description, base. detected_licenses (a text
     or a list) may be missing; language may too, unless `languages` asks for it."""
     sentinels: Mapping[str, str] = {}
-    """Sentinels spelled otherwise than StarCoder2's, by its names: {"file_sep": "<|file_sep|>"}. They are plain words
-    in angle brackets, never special tokens; what is not named keeps its spelling."""
+    """Sentinels spelled otherwise than StarCoder2's, by its names: {"file_sep": "<|file_sep|>"}; what is not named
+    keeps its spelling. Spell them as the language model does: those that it has are then one token each, others are
+    spelled out, or get an id of their own by `language.sentinels`."""
     max_chars: int = Field(default=12_000, ge=512)
     """Longer documents are cut into pieces of at most so many characters, between files where it can be, else between
     lines. Code has about 3 characters a token: choose below 3 times the row length, or pieces are dropped as longer
@@ -127,7 +128,7 @@ class CodeSource(Source):
         name, license = self._ids[i]
         return Sample(
             id=f"{self.name}/{name}",
-            segments=(Text(text=self._blocks[i].decode(), role="document"),),
+            segments=(Text(text=self._blocks[i].decode(), role="document", sentinels=self._sentinels.words),),
             source=self.name,
             license=license,
         )

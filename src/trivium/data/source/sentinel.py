@@ -25,7 +25,7 @@ SHAPE = re.compile(r"<[^<>\\\s]+>")
 
 
 class Sentinels:
-    r"""Sentinels by name, as plain words: our tokenizers spell them out, no text ever becomes a special token.
+    r"""Sentinels by name, as plain words; a vocabulary may make one token of them in the texts of these sources alone.
 
     Code that holds such a word itself (the tokenizer of a language model) gets a backslash in it, `<\file_sep>`, and
     code that holds `<\file_sep>` gets a second one, so that `unescape` gives back every character.
@@ -48,6 +48,7 @@ class Sentinels:
         if len(set(self._words.values())) < len(self._words):
             twice = [w for w in self._words.values() if list(self._words.values()).count(w) > 1]
             raise ConfigError("sentinels", f"{twice[0]!r} for two names", "different words", "Change one of them.")
+        self.words = tuple(self._words.values())
         tails = "|".join(re.escape(word[1:]) for word in sorted(self._words.values(), key=len, reverse=True))
         self._plain, self._escaped = re.compile(rf"<(\\*)({tails})"), re.compile(rf"<\\(\\*)({tails})")
 
