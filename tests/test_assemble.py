@@ -104,7 +104,7 @@ def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_pa
     assert found[1]["action"]["q50"][0] < -0.2 < found[0]["action"]["q50"][0], (
         "a move of a tenth, less a place of a half"
     )
-    assert (tmp_path / "plain/fast.json").read_text() != (tmp_path / "relative/fast.json").read_text()
+    assert (tmp_path / "plain/tokenizer.json").read_text() != (tmp_path / "relative/tokenizer.json").read_text()
     sample = world.robot.read(3)
     normal = world.chain.forward(sample, None).of(Action)[0].values
     assert abs(normal).max() < 2
