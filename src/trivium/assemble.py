@@ -41,7 +41,6 @@ from trivium.probe.features import Features
 from trivium.run import ObjectiveConfig, Run, Stage
 from trivium.vision.objective import VisionObjectiveConfig
 
-
 TOKENIZER = "tokenizer.json"
 """The action tokenizer of a run folder."""
 
@@ -68,7 +67,7 @@ class Widths:
 
 
 class Supply:
-    """The data side of a run: sources, statistics, transforms, action tokenizer, and the plan of every stage; no weights."""
+    """The data side of a run: sources, statistics, transforms, tokenizer, and the plan of every stage; no weights."""
 
     def __init__(self, config: Run) -> None:
         """Open the robot's demonstrations, measure them and fit the action tokenizer.
