@@ -85,17 +85,20 @@ def test_broken_files_and_other_kinds_are_refused(tmp_path: Path) -> None:
     text = path.read_text()
     for change, found in (
         (lambda data: data.update(version=1), "version 1"),
-        (lambda data: data.pop("words"), "KeyError: 'words'"),
-        (lambda data: data["words"].pop(3), "no letters for some coefficients"),
-        (lambda data: data["words"].append([99999]), "99999, beyond 34"),
-        (lambda data: data["words"].append([1.5]), "1.5, beyond 34"),
-        (lambda data: data["words"].append([]), "words that are empty"),
-        (lambda data: data["merges"].append([0, 120]), "120, beyond"),
-        (lambda data: data["merges"].append([0, -1]), "words that are not there"),
+        (lambda data: data.pop("merges"), "KeyError: 'merges'"),
+        (lambda data: data["merges"].append([0, 500]), "a merge of ids 0 and 500, where there are 120"),
+        (lambda data: data["merges"].append([0, -1]), "a merge of ids 0 and -1"),
+        (lambda data: data["merges"].append([0, 1.5]), "merges that are no pairs of ids"),
+        (lambda data: data["merges"].append([0, 1, 2]), "too many values"),
+        (
+            lambda data: data["merges"].extend([119 + i] * 2 for i in range(50)),
+            "a word of .* coefficients in chunks of 15",
+        ),
+        (lambda data: data.update(num_first=99), "the first 99 of them"),
         (lambda data: data["reach"].update(horizon=10**9), "horizon 1000000000"),
         (lambda data: data["reach"].update(low=[0.0, float("nan"), 0.0]), "a reach that is not finite"),
         (lambda data: data["reach"].update(high=[-2.0, 1.0, 1.0]), "upside down"),
-        (lambda data: data.update(scale=1e308), "scale 1e\\+308"),
+        (lambda data: data.update(scale=1e308), "cannot convert float infinity"),
         (lambda data: data["robot"].update(low=[1.0]), "a normalisation of another number of dimensions"),
     ):
         path.write_text(text)

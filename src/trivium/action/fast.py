@@ -10,15 +10,12 @@ from jaxtyping import Float, Float32, Float64, Int
 from scipy.fft import dct
 from tokenizers import Tokenizer, models, trainers
 
+from trivium.action.pairs import LETTERS, Pair, apply_first, learn_first, letter, symbols_of, texts_of
 from trivium.action.tokenizer import Ids, Reach, Table, TableTokenizer
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 
-SYMBOLS = 0xF0000
-"""First code point of plane 15 (private use): one character a coefficient value, none of which text tools touch."""
-LETTERS = 0xFFFE
-"""Characters of that plane that may stand for a value."""
-SAMPLE = 1 << 21
+SAMPLE = 1 << 22
 """Numbers that merges are learned from; of more chunks an even spread is taken. See bench/fast.py: more numbers cost
 time in proportion and save no tokens."""
 
@@ -57,17 +54,8 @@ class FastConfig(Config):
         most = max(1, SAMPLE // reach.size)
         chosen = range(len(chunks)) if len(chunks) <= most else np.linspace(0, len(chunks) - 1, most).astype(int)
         spread = np.stack([chunks[i] for i in chosen])
-        alphabet = [chr(SYMBOLS + i) for i in range(2 * radius + 1)]
-        blank = FastTokenizer(self.scale, self.limit, reach, alphabet, [])
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            initial_alphabet=alphabet,
-            limit_alphabet=2 * radius + 1,
-            show_progress=False,
-        )
-        bpe = Tokenizer(models.BPE())
-        bpe.train_from_iterator(blank.spelled(spread), trainer)
-        return FastTokenizer(self.scale, self.limit, reach, *_learned(bpe))
+        ids = FastTokenizer(self.scale, self.limit, reach, (), 0).coefficients(spread).reshape(len(spread), -1) + radius
+        return FastTokenizer(self.scale, self.limit, reach, *_learn(ids, 2 * radius + 1, self.vocab_size))
 
 
 class FastTokenizer(TableTokenizer):
@@ -81,25 +69,26 @@ class FastTokenizer(TableTokenizer):
 
     FORMAT: ClassVar[str] = "trivium-fast"
 
-    def __init__(
-        self, scale: float, limit: float, reach: Reach, words: Sequence[str], merges: Sequence[tuple[str, str]]
-    ) -> None:
+    def __init__(self, scale: float, limit: float, reach: Reach, merges: Sequence[Pair], num_first: int) -> None:
         """Wrap a learned encoding; `FastConfig.fit` and `from_json` are the ways to get one.
 
         Args:
             scale: of the coefficients.
             limit: of the actions that are encoded.
             reach: shape, and limits of the actions that are decoded.
-            words: what every id stands for, one character a coefficient.
-            merges: pairs of words, in the order of their learning.
+            merges: pairs of ids in the order of their learning. The first ids are the values of a coefficient, lowest
+                first; each merge makes the next one, unless another has already made the same run of values.
+            num_first: merges that are done on all chunks at once, for speed alone.
+
+        Raises:
+            ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
         """
         super().__init__(reach)
-        self.scale, self.limit, self.merges = scale, limit, list(merges)
+        self.scale, self.limit, self.merges, self.num_first = scale, limit, list(merges), num_first
         self._radius = _radius(scale, limit, reach.horizon)
         self._basis = dct(np.eye(reach.horizon), axis=0, norm="ortho")
-        self._bpe = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, self.merges))
-        self._words = list(words)
-        self._table = Table([[ord(c) - SYMBOLS - self._radius for c in word] for word in words])
+        words = _words(self.merges, self._radius, reach.size)
+        self._table, self._bpe = Table(words), _encoder(self.merges, 2 * self._radius + 1 + num_first, words)
 
     @property
     def vocab_size(self) -> int:
@@ -112,8 +101,9 @@ class FastTokenizer(TableTokenizer):
         Raises:
             DataError: another shape than the tokenizer was fitted for, or NaN or infinity.
         """
-        texts = self.spelled(self.checked(chunks))
-        return [found.ids for found in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
+        ids = self.coefficients(self.checked(chunks)).reshape(-1, self.reach.size) + self._radius
+        symbols = apply_first(symbols_of(ids), self.merges[: self.num_first], 2 * self._radius + 1)
+        return [found.ids for found in self._bpe.encode_batch_fast(texts_of(symbols), add_special_tokens=False)]
 
     def decode_all(self, sequences: Iterable[Ids] | Int[np.ndarray, "m t"]) -> Float32[np.ndarray, "m k a"]:
         """Return the chunks of any sequences of ids: missing coefficients are zero, surplus ones are cut, both counted.
@@ -142,22 +132,14 @@ class FastTokenizer(TableTokenizer):
         size = sum(int(self._table.length[token]) for token in tokens if 0 <= token < self.vocab_size)
         return self._table.spell([tokens], max(size, most))[0][0, :size].tolist()
 
-    def spelled(self, chunks: Float[np.ndarray, "m k a"]) -> list[str]:
-        """Write checked chunks as characters, all dimensions of the lowest frequency first."""
-        letters = (self.coefficients(chunks) + (SYMBOLS + self._radius)).astype(np.uint32)
-        # One view instead of a join of characters: NumPy stores text as code points, 4 bytes each.
-        return letters.reshape(len(chunks), -1).view(f"U{self.reach.size}")[:, 0].tolist()
-
     def to_json(self) -> dict[str, Any]:
-        """Return the settings, the words as runs of coefficients, and the merges as pairs of ids."""
-        place = {word: i for i, word in enumerate(self._words)}
-        ends = zip(self._table.begin, self._table.begin + self._table.length, strict=True)
+        """Return the settings and the merges."""
         return {
             "reach": self.reach.to_json(),
             "scale": self.scale,
             "limit": self.limit,
-            "words": [self._table.values[begin:end].tolist() for begin, end in ends],
-            "merges": [[place[left], place[right]] for left, right in self.merges],
+            "merges": [list(pair) for pair in self.merges],
+            "num_first": self.num_first,
         }
 
     @classmethod
@@ -168,18 +150,15 @@ class FastTokenizer(TableTokenizer):
             ValueError: not what it wrote.
         """
         reach, scale, limit = Reach.from_json(data["reach"]), float(data["scale"]), float(data["limit"])
-        if not (0 < scale < math.inf and 0 < limit < math.inf and scale * limit < LETTERS):
+        small = 0 < scale < math.inf and 0 < limit < math.inf and 2 * _radius(scale, limit, reach.horizon) < LETTERS
+        if not small:
             raise ValueError(f"scale {scale} and limit {limit}")
-        radius = _radius(scale, limit, reach.horizon)
-        words = ["".join(chr(SYMBOLS + radius + _within(value, radius)) for value in run) for run in data["words"]]
-        alphabet = {chr(SYMBOLS + i) for i in range(2 * radius + 1)}
-        if len({*words}) < len(words) or "" in words or not alphabet <= {*words}:
-            raise ValueError("words that are empty, double, or no letters for some coefficients")
-        pairs = [(_within(left, len(words) - 1), _within(right, len(words) - 1)) for left, right in data["merges"]]
-        if min(map(min, pairs), default=0) < 0:
-            raise ValueError("a merge of words that are not there")
-        merges = [(words[left], words[right]) for left, right in pairs]
-        return cls(scale, limit, reach, words, merges)
+        merges = [(left, right) for left, right in data["merges"]]
+        if not all(type(token) is int for pair in (*merges, [data["num_first"]]) for token in pair):
+            raise ValueError("merges that are no pairs of ids")
+        if not 0 <= data["num_first"] <= len(merges) <= LETTERS:
+            raise ValueError(f"{len(merges)} merges, the first {data['num_first']} of them")
+        return cls(scale, limit, reach, merges, data["num_first"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle by its JSON value, for loader workers (and equal bytes for equal tokenizers)."""
@@ -190,11 +169,66 @@ class FastTokenizer(TableTokenizer):
         self.__dict__.update(FastTokenizer.from_json(state).__dict__)
 
 
-def _learned(bpe: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return words in the order of their ids, and merges in the order of their learning."""
+def _learn(ids: Int[np.ndarray, "m z"], num_letters: int, vocab_size: int) -> tuple[list[Pair], int]:
+    """Learn merges from the letters of chunks; return them and how many of them are done on all chunks at once."""
+    first, symbols = learn_first(symbols_of(ids), num_letters, vocab_size - num_letters)
+    merges = first + _train(texts_of(symbols), num_letters + len(first), vocab_size)
+    if _distinct(merges, num_letters, ids.shape[1]):
+        return merges, len(first)
+    # Two merges spell the same run of values and would share an id. Only the trainer knows how that goes on.
+    return _train(texts_of(symbols_of(ids)), num_letters, vocab_size), 0
+
+
+def _train(texts: list[str], num_letters: int, vocab_size: int) -> list[Pair]:
+    """Learn merges of texts as pairs of ids; the letters come first."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=[letter(i) for i in range(num_letters)],
+        limit_alphabet=num_letters,
+        show_progress=False,
+    )
+    bpe = Tokenizer(models.BPE())
+    bpe.train_from_iterator(texts, trainer)
     model = json.loads(bpe.to_str())["model"]
-    words = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return words, [(left, right) for left, right in model["merges"]]
+    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
+
+
+def _words(merges: Sequence[Pair], radius: int, longest: int) -> list[tuple[int, ...]]:
+    """Return the coefficients that every id stands for.
+
+    Raises:
+        ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
+    """
+    words = [(value,) for value in range(-radius, radius + 1)]
+    known = set(words)
+    for left, right in merges:
+        if not (0 <= left < len(words) and 0 <= right < len(words)):
+            raise ValueError(f"a merge of ids {left} and {right}, where there are {len(words)}")
+        if len(word := words[left] + words[right]) > longest:
+            raise ValueError(f"a word of {len(word)} coefficients in chunks of {longest}")
+        if word not in known:
+            known.add(word)
+            words.append(word)
+    return words
+
+
+def _distinct(merges: Sequence[Pair], num_letters: int, longest: int) -> bool:
+    return len(_words(merges, num_letters // 2, longest)) == num_letters + len(merges)
+
+
+def _encoder(merges: Sequence[Pair], num_letters: int, words: Sequence[tuple[int, ...]]) -> Tokenizer:
+    """Build an encoder of texts whose letters are the first ids: the values, and what the first merges make."""
+    known = {word: i for i, word in enumerate(words)}
+    names = [letter(i) for i in range(min(num_letters, len(words)))]
+    named: list[tuple[str, str]] = []
+    for left, right in merges:
+        token = known[words[left] + words[right]]
+        if token < num_letters:
+            continue
+        if token == len(names):
+            names.append(names[left] + names[right])
+        named.append((names[left], names[right]))
+    return Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, named))
 
 
 def _along_time(
@@ -208,14 +242,3 @@ def _along_time(
 def _radius(scale: float, limit: float, horizon: int) -> int:
     """Return the largest coefficient that actions within the limit can have (a constant chunk at the limit)."""
     return round(scale * limit * math.sqrt(horizon))
-
-
-def _within(value: Any, radius: int) -> int:
-    """Check a whole number of a file.
-
-    Raises:
-        ValueError: not one, or out of range.
-    """
-    if type(value) is not int or abs(value) > radius:
-        raise ValueError(f"{value!r}, beyond {radius}")
-    return value
