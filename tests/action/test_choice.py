@@ -10,6 +10,7 @@ from fuzz import survive
 from trivium.action.bins import BinsConfig
 from trivium.action.choice import CLASSES, TokenizerConfig, open_tokenizer
 from trivium.action.fast import FastConfig
+from trivium.action.fast_reader import PublishedFastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.tokenizer import ActionTokenizer, Robot
 from trivium.core.config import Config
@@ -18,7 +19,13 @@ from trivium.core.errors import CheckpointError
 HORIZON = 5
 CHUNKS = np.random.default_rng(0).uniform(-1, 1, (60, HORIZON, 3)).cumsum(1).clip(-1.2, 1.2)
 ARM = Robot("arm", ("x", "y", "z"), np.array([-0.5, 0.0, 1.0]), np.array([0.5, 2.0, 3.0]))
-CONFIGS = (FastConfig(vocab_size=120), BinsConfig(), BinsConfig(convention="rt1", num_bins=16), MulawConfig(limit=1.5))
+CONFIGS = (
+    FastConfig(vocab_size=120),
+    BinsConfig(),
+    BinsConfig(convention="rt1", num_bins=16),
+    MulawConfig(limit=1.5),
+    PublishedFastConfig(path=str(Path(__file__).parent / "published_fast")),
+)
 
 
 def saved(config: Any, path: Path) -> ActionTokenizer:
@@ -37,7 +44,7 @@ def test_every_member_of_the_union_can_be_opened() -> None:
     assert [cls.FORMAT for cls in CLASSES] == [f"trivium-{kind}" for kind in kinds]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 def test_a_saved_tokenizer_is_the_same(config: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     made = saved(config, path)
@@ -116,7 +123,7 @@ def test_broken_files_and_other_kinds_are_refused(tmp_path: Path) -> None:
         open_again(path, config)
 
 
-@pytest.mark.parametrize("config", CONFIGS[:2], ids=repr)
+@pytest.mark.parametrize("config", [*CONFIGS[:2], CONFIGS[4]], ids=lambda config: config.kind)
 def test_damaged_files_are_refused_or_still_decode(config: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     saved(config, path)

@@ -9,14 +9,15 @@ from pydantic import Field
 
 from trivium.action.bins import BinsConfig, BinsTokenizer
 from trivium.action.fast import FastConfig, FastTokenizer
+from trivium.action.fast_reader import PublishedFast, PublishedFastConfig
 from trivium.action.mulaw import MulawConfig, MulawTokenizer
 from trivium.action.tokenizer import VERSION, ActionTokenizer, Robot
 from trivium.core.config import Config
 from trivium.core.errors import CheckpointError
 
-TokenizerConfig = Annotated[FastConfig | BinsConfig | MulawConfig, Field(discriminator="kind")]
+TokenizerConfig = Annotated[FastConfig | BinsConfig | MulawConfig | PublishedFastConfig, Field(discriminator="kind")]
 
-CLASSES = (FastTokenizer, BinsTokenizer, MulawTokenizer)
+CLASSES = (FastTokenizer, BinsTokenizer, MulawTokenizer, PublishedFast)
 """In the order of the union."""
 MAX_BYTES = 64 << 20
 """A tokenizer file is a few hundred kB; more is no tokenizer, and is not read."""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
-from scipy.fft import dct
+from jaxtyping import Float, Float32, Int
 from tokenizers import Tokenizer, models, trainers
 
 from trivium.action.pairs import LETTERS, Pair, apply_first, learn_first, letter, symbols_of, texts_of
-from trivium.action.tokenizer import Ids, Reach, Table, TableTokenizer
+from trivium.action.tokenizer import Ids, Reach, Table, TableTokenizer, along_time, cosines
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 
@@ -86,7 +85,7 @@ class FastTokenizer(TableTokenizer):
         super().__init__(reach)
         self.scale, self.limit, self.merges, self.num_first = scale, limit, list(merges), num_first
         self._radius = _radius(scale, limit, reach.horizon)
-        self._basis = dct(np.eye(reach.horizon), axis=0, norm="ortho")
+        self._basis = cosines(reach.horizon)
         words = _words(self.merges, self._radius, reach.size)
         self._table, self._bpe = Table(words), _encoder(self.merges, 2 * self._radius + 1 + num_first, words)
 
@@ -114,12 +113,12 @@ class FastTokenizer(TableTokenizer):
         flat, whole = self._table.spell(sequences, self.reach.size)
         self.num_repaired += int((~whole).sum())
         coefficients = flat.reshape(-1, self.horizon, self.action_dim) / self.scale
-        return self.reach.clip(_along_time(self._basis.T, coefficients))
+        return self.reach.clip(along_time(self._basis.T, coefficients))
 
     def coefficients(self, chunks: Float[np.ndarray, "m k a"]) -> Int[np.ndarray, "m k a"]:
         """Return the rounded cosine coefficients of checked chunks, lowest frequency first."""
         clipped = chunks.astype(np.float64).clip(-self.limit, self.limit)
-        rounded = np.rint(self.scale * _along_time(self._basis, clipped))
+        rounded = np.rint(self.scale * along_time(self._basis, clipped))
         return rounded.clip(-self._radius, self._radius).astype(np.int64)
 
     def expand(self, tokens: Ids) -> list[int]:
@@ -229,14 +228,6 @@ def _encoder(merges: Sequence[Pair], num_letters: int, words: Sequence[tuple[int
             names.append(names[left] + names[right])
         named.append((names[left], names[right]))
     return Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, named))
-
-
-def _along_time(
-    matrix: Float64[np.ndarray, "j k"], chunks: Float64[np.ndarray, "m k a"]
-) -> Float64[np.ndarray, "m j a"]:
-    """Multiply every chunk from the left, all of them in one product."""
-    wide = chunks.transpose(1, 0, 2).reshape(len(matrix), -1)
-    return (matrix @ wide).reshape(len(matrix), len(chunks), -1).transpose(1, 0, 2)
 
 
 def _radius(scale: float, limit: float, horizon: int) -> int:

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
+from scipy.fft import dct
 
 from trivium.core.errors import DataError
 from trivium.core.files import write_json
@@ -313,3 +314,16 @@ def stack(
             "Mend or drop the episode; nothing is filled in.",
         )
     return many
+
+
+def cosines(horizon: int) -> Float64[np.ndarray, "k k"]:
+    """Return the orthonormal cosine transform (DCT-II) over time; its transpose goes back."""
+    return cast(np.ndarray, dct(np.eye(horizon), axis=0, norm="ortho"))
+
+
+def along_time(
+    matrix: Float64[np.ndarray, "j k"], chunks: Float64[np.ndarray, "m k a"]
+) -> Float64[np.ndarray, "m j a"]:
+    """Multiply every chunk from the left, all of them in one product."""
+    wide = chunks.transpose(1, 0, 2).reshape(len(matrix), -1)
+    return (matrix @ wide).reshape(len(matrix), len(chunks), -1).transpose(1, 0, 2)
