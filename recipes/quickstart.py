@@ -52,7 +52,7 @@ def recipe() -> Run:
             language=PretrainedLanguageConfig(path=f"{WEIGHTS}/smollm2-135m", num_layers=3, num_extra_tokens=258),
             action=FlowConfig(horizon=HORIZON, start_noise=0.0),
             context=PatchContextConfig(),
-            fast=FastConfig(vocab_size=256),
+            tokenizer=FastConfig(vocab_size=256),
         ),
         stages=(see(), read(), move(), connect(), encode(), align()),
         health=CheckConfig(

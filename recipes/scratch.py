@@ -54,7 +54,7 @@ def recipe() -> Run:
             language=TinyLanguageConfig(width=96, num_layers=2, heads=3, num_extra_tokens=258),
             action=FlowConfig(horizon=HORIZON, width=96, depth=2, heads=3, start_noise=0.0),
             context=PatchContextConfig(),
-            fast=FastConfig(vocab_size=256),
+            tokenizer=FastConfig(vocab_size=256),
         ),
         stages=(
             stage("vision", 20, ("vision", "contrast", "decoder"), pictures, captions),

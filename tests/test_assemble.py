@@ -9,8 +9,9 @@ import pytest
 import small_run
 
 from trivium import curriculum
+from trivium.action.bins import BinsConfig
 from trivium.assemble import World
-from trivium.core.errors import ConfigError
+from trivium.core.errors import CheckpointError, ConfigError
 from trivium.core.sample import Action, Sample
 from trivium.data.represent import RepresentConfig
 from trivium.run import Run
@@ -104,7 +105,7 @@ def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_pa
     assert found[1]["action"]["q50"][0] < -0.2 < found[0]["action"]["q50"][0], (
         "a move of a tenth, less a place of a half"
     )
-    assert (tmp_path / "plain/fast.json").read_text() != (tmp_path / "relative/fast.json").read_text()
+    assert (tmp_path / "plain/tokenizer.json").read_text() != (tmp_path / "relative/tokenizer.json").read_text()
     sample = world.robot.read(3)
     normal = world.chain.forward(sample, None).of(Action)[0].values
     assert abs(normal).max() < 2
@@ -113,3 +114,27 @@ def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_pa
     [chunk] = world.policy().act([seen])
     assert abs(chunk).max() < 3
     assert plain.chain.inverse(normal, seen).shape == chunk.shape
+
+
+def test_a_run_keeps_its_tokenizer_and_refuses_a_strangers(config: Run, tmp_path: Path):
+    first = World(config, tmp_path)
+    path, chunk = tmp_path / "tokenizer.json", np.zeros((4, 2), np.float32)
+    kept = json.loads(path.read_text())
+    kept["merges"] = kept["merges"][:-1]  # as if an older release had learned other merges
+    path.write_text(json.dumps(kept))
+    again = World(config, tmp_path)
+    assert again.tokenizer.vocab_size == first.tokenizer.vocab_size - 1
+    assert again.tokenizer.decode(again.tokenizer.encode(chunk)).shape == (4, 2)
+    assert json.loads(path.read_text())["robot"]["embodiment"] == "toy"
+    path.write_text(json.dumps({**kept, "robot": {**kept["robot"], "embodiment": "other"}}))
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: robot: found 'other'; expected 'toy'.*Delete it"):
+        World(config, tmp_path)
+
+
+def test_other_tokenizers_take_the_place_of_fast(config: Run, tmp_path: Path):
+    bins = BinsConfig(num_bins=64)
+    world = World(config.replace(model=config.model.replace(tokenizer=bins)), tmp_path)
+    row = world.layout(config.stages[-1].objective).build(world.chain.forward(world.robot.read(0), None))
+    assert row.counts["action"] == 4 * 2 + 2
+    assert row.tokens is not None
+    assert row.tokens.max() == world.model.language.vocab.extra_start + 65

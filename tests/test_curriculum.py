@@ -91,7 +91,7 @@ def log(folder: Path) -> str:
 def test_a_run_leaves_everything_that_a_person_needs(whole: Path):
     there = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
     assert there >= {
-        *("config.yaml", "metrics.jsonl", "times.json", "statistics.json", "fast.json", "environment.json"),
+        *("config.yaml", "metrics.jsonl", "times.json", "statistics.json", "tokenizer.json", "environment.json"),
         *("plan/prior.json", "plan/vla.json", "health/prior.json", "health/vla.json"),
         *("eval/untrained.json", "eval/vla.json", "samples/samples.json", "samples/0.png"),
         *(f"checkpoints/vla/step-000008/{name}" for name in (*FILES, "manifest.json")),

@@ -13,8 +13,9 @@ import torch
 from rich.progress import Progress
 
 from trivium import __version__
-from trivium.action.fast import FastTokenizer
+from trivium.action.choice import open_tokenizer
 from trivium.action.prior import ActionPriorConfig
+from trivium.action.tokenizer import ActionTokenizer, Robot
 from trivium.core.config import to_yaml
 from trivium.core.errors import ConfigError
 from trivium.core.files import write_json
@@ -41,6 +42,9 @@ from trivium.run import ObjectiveConfig, Run, Stage
 from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.supervised import SupervisedConfig
 
+TOKENIZER = "tokenizer.json"
+"""The action tokenizer of a run folder."""
+
 
 @dataclass(frozen=True)
 class Stagework:
@@ -64,10 +68,10 @@ class Widths:
 
 
 class Supply:
-    """The data side of a run: sources, statistics, transforms, FAST, and the plan of every stage; no weights."""
+    """The data side of a run: sources, statistics, transforms, tokenizer, and the plan of every stage; no weights."""
 
     def __init__(self, config: Run) -> None:
-        """Open the robot's demonstrations, measure them and fit FAST.
+        """Open the robot's demonstrations, measure them and fit the action tokenizer.
 
         Raises:
             TriviumError: data or settings are missing or do not fit one another.
@@ -82,7 +86,7 @@ class Supply:
         self._train = select(robot, "train", config.robot.val_share)
         self.stats = measure([(robot, self._train)], front(config.transforms))
         self.chain: Chain = build_chain(config.transforms, self.stats)
-        self.fast = self._fit_fast()
+        self.tokenizer = self._make_tokenizer()
 
     @cached_property
     def widths(self) -> Widths:
@@ -130,9 +134,14 @@ class Supply:
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):
             return objective.layout()
-        return objective.layout(self.widths.vocab, self.widths.tokens_per_image, self.fast)
+        return objective.layout(self.widths.vocab, self.widths.tokens_per_image, self.tokenizer)
 
-    def _fit_fast(self) -> FastTokenizer:
+    def owner(self) -> Robot:
+        """Return whose actions the tokenizer spells, and under which normalisation."""
+        column = self.stats[self.robot.embodiment]["action"]
+        return Robot(self.robot.embodiment, column.names, *column.range())
+
+    def _make_tokenizer(self) -> ActionTokenizer:
         motion = self.robot.motion(self._train)
         whole = self._train[motion.valid.all(1)]
         if not len(whole):
@@ -142,7 +151,7 @@ class Supply:
                 "a horizon shorter than the longest episode",
                 "Lower the horizon of the source and of model.action.",
             )
-        return self.config.model.fast.fit(list(self.chain.motion(self.robot.motion(whole)).action))
+        return self.config.model.tokenizer.fit(self.chain.motion(self.robot.motion(whole)).action)
 
 
 class World(Supply):
@@ -163,7 +172,14 @@ class World(Supply):
         # Written last: parts that do not fit one another leave nothing behind.
         write_json(folder / "statistics.json", to_json(self.stats))
         write_json(folder / "environment.json", _environment(self.device))
-        self.fast.save(folder / "fast.json")
+        self.tokenizer.save(folder / TOKENIZER, self.owner())
+
+    def _make_tokenizer(self) -> ActionTokenizer:
+        """Open the tokenizer that the folder holds, whatever a later release would fit; fit one for a new folder."""
+        path = self.folder / TOKENIZER
+        if not path.is_file():
+            return super()._make_tokenizer()
+        return open_tokenizer(path, self.config.model.tokenizer, self.owner(), self.config.robot.source.horizon)
 
     @cached_property
     def widths(self) -> Widths:

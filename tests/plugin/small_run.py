@@ -113,7 +113,7 @@ def small_run(data: Path, workers: int = 1, save_every: int = 3) -> Run:
             language=TinyLanguageConfig(width=32, num_layers=2, heads=2, num_extra_tokens=102),
             action=FlowConfig(horizon=HORIZON, width=32, depth=1, heads=2, num_draws=2),
             context=PatchContextConfig(),
-            fast=FastConfig(vocab_size=100),
+            tokenizer=FastConfig(vocab_size=100),
         ),
         stages=(prior, align),
         health=CheckConfig(

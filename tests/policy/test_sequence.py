@@ -15,7 +15,7 @@ IMAGE, STATE, ACT, TEXT = Kind.IMAGE, Kind.STATE, Kind.ACTION, Kind.TEXT
 def test_a_robot_sample_is_pictures_words_state_actions(layout, make) -> None:
     sample = make("robot", ("instruction", "push"), images=2)
     row = layout.build(sample)
-    fast = layout.fast.encode(sample.of(Action)[0].values)
+    fast = layout.tokenizer.encode(sample.of(Action)[0].values)
     assert row.kinds.tolist() == [IMAGE] * 8 + [TEXT] * 4 + [STATE] + [ACT] * (len(fast) + 2)
     first = layout.vocab.extra_start
     assert row.tokens[-len(fast) - 2 :].tolist() == [first + 100, *(first + i for i in fast), first + 101]
@@ -87,7 +87,7 @@ def test_without_fast_there_are_no_action_tokens(layout, make) -> None:
 def test_refusals(layout, make) -> None:
     layout.vocab.num_extra = 101
     with pytest.raises(ConfigError, match=r"num_extra_tokens: found 101; expected at least 102"):
-        VlaLayout(layout.vocab, 4, layout.fast)
+        VlaLayout(layout.vocab, 4, layout.tokenizer)
     layout.vocab.num_extra = 102
     sample = make("robot", ("instruction", "go"))
     with pytest.raises(DataError, match="sample robot: found 2 segments of type State; expected at most one"):

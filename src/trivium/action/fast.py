@@ -2,28 +2,27 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
-from scipy.fft import dct, idct
 from tokenizers import Tokenizer, models, trainers
 
-from trivium.action.tokenizer import ActionTokenizer
+from trivium.action.pairs import LETTERS, Pair, apply_first, learn_first, letter, symbols_of, texts_of
+from trivium.action.tokenizer import Ids, Reach, Table, TableTokenizer, along_time, cosines
 from trivium.core.config import Config
-from trivium.core.errors import CheckpointError, ConfigError, DataError
-from trivium.core.files import write_json
+from trivium.core.errors import ConfigError
 
-SYMBOLS = 0xF0000
-"""First code point of plane 15 (private use): one character a coefficient value, none of which text tools touch."""
-VERSION = 1
+SAMPLE = 1 << 22
+"""Numbers that merges are learned from; of more chunks an even spread is taken. See bench/fast.py: more numbers cost
+time in proportion and save no tokens."""
 
 
 class FastConfig(Config):
     """A FAST tokenizer to be fitted on normalised chunks. Paper: https://arxiv.org/abs/2501.09747."""
 
+    kind: Literal["fast"] = "fast"
     scale: float = 10.0
     """Coefficients are rounded to 1 / scale; the error of an action is about 0.29 / scale. 5-20; finer costs tokens."""
     vocab_size: int = 512
@@ -32,174 +31,205 @@ class FastConfig(Config):
     """Normalised actions are clipped to this, both ways; 1 is the 1 % and 99 % quantile of the data, so most of what
     lies beyond 1.5 is noise. Too small and fast motions are cut off."""
 
-    def fit(self, chunks: Sequence[Float[np.ndarray, "k a"]]) -> "FastTokenizer":
-        """Learn the merges from chunks; their order does not matter.
+    def fit(self, chunks: Sequence[Float[np.ndarray, "k a"]] | Float[np.ndarray, "m k a"]) -> "FastTokenizer":
+        """Learn the merges from chunks; their order does not matter as long as all of them are learned from.
 
         Raises:
             ConfigError: a setting is out of range, or the vocabulary is smaller than its alphabet.
             DataError: there are no chunks, they differ in shape, or one holds NaN or infinity.
         """
-        if not len(chunks):
-            raise DataError("fit of FAST", "no chunks", "at least one", "Give a source that has actions.")
-        horizon, action_dim = np.shape(chunks[0])
         for name in ("scale", "limit"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"fast.{name}", str(getattr(self, name)), "above 0", f"Change fast.{name}.")
-        radius = _radius(self.scale, self.limit, horizon)
-        if self.vocab_size < 2 * radius + 1:
+        reach = Reach.of(chunks, self.limit)
+        radius = _radius(self.scale, self.limit, reach.horizon)
+        if not 2 * radius + 1 <= min(self.vocab_size, LETTERS):
             raise ConfigError(
                 "fast.vocab_size",
                 str(self.vocab_size),
-                f"at least {2 * radius + 1}, one for every value of a coefficient",
+                f"at least {2 * radius + 1}, one for every value of a coefficient (of at most {LETTERS})",
                 "Raise fast.vocab_size or lower fast.scale.",
             )
-        blank = FastTokenizer(self.scale, self.limit, horizon, action_dim, Tokenizer(models.BPE()))
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            initial_alphabet=[chr(SYMBOLS + i) for i in range(2 * radius + 1)],
-            limit_alphabet=2 * radius + 1,
-            show_progress=False,
-        )
-        texts = (_text(blank.coefficients(chunk, i), radius) for i, chunk in enumerate(chunks))
-        bpe = Tokenizer(models.BPE())
-        bpe.train_from_iterator(texts, trainer)
-        return FastTokenizer(self.scale, self.limit, horizon, action_dim, bpe)
+        most = max(1, SAMPLE // reach.size)
+        chosen = range(len(chunks)) if len(chunks) <= most else np.linspace(0, len(chunks) - 1, most).astype(int)
+        spread = np.stack([chunks[i] for i in chosen])
+        ids = FastTokenizer(self.scale, self.limit, reach, (), 0).coefficients(spread).reshape(len(spread), -1) + radius
+        return FastTokenizer(self.scale, self.limit, reach, *_learn(ids, 2 * radius + 1, self.vocab_size))
 
 
-class FastTokenizer(ActionTokenizer):
+class FastTokenizer(TableTokenizer):
     """Cosine transform over time, rounding, and a byte-pair encoding whose letters are whole numbers.
 
     Where we differ from the reference: its GPT-2 pre-tokenizer silently drops coefficient values that training never
     saw (then decodes to all zeros) and blocks merges. Here the alphabet covers every value that clipped actions can
-    have, and every token sequence decodes to a finite chunk within the limits; what had to be padded or cut for that
-    is counted in `num_repaired`. The shape belongs to the tokenizer, not to its last call.
+    have, and every token sequence decodes to a finite chunk within reach; what had to be padded or cut for that is
+    counted in `num_repaired`. The shape belongs to the tokenizer, not to its last call.
     """
 
-    def __init__(self, scale: float, limit: float, horizon: int, action_dim: int, bpe: Tokenizer) -> None:
-        """Wrap a fitted encoding; `FastConfig.fit` and `load` are the ways to get one."""
-        self.scale, self.limit, self.horizon, self.action_dim = scale, limit, horizon, action_dim
-        self.bpe = bpe
-        self.num_repaired = 0
-        self._radius = _radius(scale, limit, horizon)
-        by_id = sorted((token, text) for text, token in bpe.get_vocab().items())
-        self._values = [tuple(ord(c) - SYMBOLS - self._radius for c in text) for _, text in by_id]
+    FORMAT: ClassVar[str] = "trivium-fast"
+
+    def __init__(self, scale: float, limit: float, reach: Reach, merges: Sequence[Pair], num_first: int) -> None:
+        """Wrap a learned encoding; `FastConfig.fit` and `from_json` are the ways to get one.
+
+        Args:
+            scale: of the coefficients.
+            limit: of the actions that are encoded.
+            reach: shape, and limits of the actions that are decoded.
+            merges: pairs of ids in the order of their learning. The first ids are the values of a coefficient, lowest
+                first; each merge makes the next one, unless another has already made the same run of values.
+            num_first: merges that are done on all chunks at once, for speed alone.
+
+        Raises:
+            ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
+        """
+        super().__init__(reach)
+        self.scale, self.limit, self.merges, self.num_first = scale, limit, list(merges), num_first
+        self._radius = _radius(scale, limit, reach.horizon)
+        self._basis = cosines(reach.horizon)
+        words = _words(self.merges, self._radius, reach.size)
+        self._table, self._bpe = Table(words), _encoder(self.merges, 2 * self._radius + 1 + num_first, words)
 
     @property
     def vocab_size(self) -> int:
         """Ids run from 0 to this."""
-        return len(self._values)
+        return len(self._table)
 
-    def encode(self, chunk: Float[np.ndarray, "k a"]) -> list[int]:
-        """Return the tokens of a normalised chunk.
+    def encode_all(self, chunks: Sequence[Float[np.ndarray, "k a"]] | Float[np.ndarray, "m k a"]) -> list[list[int]]:
+        """Return the tokens of many normalised chunks.
 
         Raises:
             DataError: another shape than the tokenizer was fitted for, or NaN or infinity.
         """
-        return self.bpe.encode(_text(self.coefficients(chunk), self._radius)).ids
+        ids = self.coefficients(self.checked(chunks)).reshape(-1, self.reach.size) + self._radius
+        symbols = apply_first(symbols_of(ids), self.merges[: self.num_first], 2 * self._radius + 1)
+        return [found.ids for found in self._bpe.encode_batch_fast(texts_of(symbols), add_special_tokens=False)]
 
-    def decode(self, tokens: Iterable[int]) -> Float32[np.ndarray, "k a"]:
-        """Return the chunk of any sequence of ids: missing coefficients are zero, surplus ones are cut, both counted.
+    def decode_all(self, sequences: Iterable[Ids] | Int[np.ndarray, "m t"]) -> Float32[np.ndarray, "m k a"]:
+        """Return the chunks of any sequences of ids: missing coefficients are zero, surplus ones are cut, both counted.
 
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        flat = self.expand(tokens)
-        size = self.horizon * self.action_dim
-        if len(flat) != size:
-            self.num_repaired += 1
-            flat = flat[:size] + [0] * (size - len(flat))
-        coefficients = np.array(flat, np.float64).reshape(self.horizon, self.action_dim) / self.scale
-        actions = cast(np.ndarray, idct(coefficients, axis=0, norm="ortho"))
-        return np.clip(actions, -self.limit, self.limit).astype(np.float32)
+        flat, whole = self._table.spell(sequences, self.reach.size)
+        self.num_repaired += int((~whole).sum())
+        coefficients = flat.reshape(-1, self.horizon, self.action_dim) / self.scale
+        return self.reach.clip(along_time(self._basis.T, coefficients))
 
-    def coefficients(self, chunk: Float[np.ndarray, "k a"], number: int | None = None) -> Int[np.ndarray, "k a"]:
-        """Return the rounded cosine coefficients, lowest frequency first; `number` names the chunk in an error."""
-        where = "action chunk" if number is None else f"action chunk {number}"
-        chunk = np.asarray(chunk)
-        if chunk.shape != (self.horizon, self.action_dim):
-            raise DataError(
-                where,
-                f"shape {chunk.shape}",
-                f"({self.horizon}, {self.action_dim}), steps x dimensions",
-                "Use one horizon in the source, the FAST tokenizer and the action head, and fit one FAST a robot.",
-            )
-        if not np.isfinite(chunk).all():
-            step, dim = (int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
-            raise DataError(
-                where,
-                f"{chunk[step, dim]} at step {step}, dimension {dim}",
-                "finite numbers",
-                "Mend or drop the episode; nothing is filled in.",
-            )
-        clipped = np.clip(chunk.astype(np.float64), -self.limit, self.limit)
-        transformed = cast(np.ndarray, dct(clipped, axis=0, norm="ortho"))
-        rounded = np.rint(self.scale * transformed).astype(np.int64)
-        return np.clip(rounded, -self._radius, self._radius)
+    def coefficients(self, chunks: Float[np.ndarray, "m k a"]) -> Int[np.ndarray, "m k a"]:
+        """Return the rounded cosine coefficients of checked chunks, lowest frequency first."""
+        clipped = chunks.astype(np.float64).clip(-self.limit, self.limit)
+        rounded = np.rint(self.scale * along_time(self._basis, clipped))
+        return rounded.clip(-self._radius, self._radius).astype(np.int64)
 
-    def expand(self, tokens: Iterable[int]) -> list[int]:
+    def expand(self, tokens: Ids) -> list[int]:
         """Return the rounded coefficients that tokens stand for, as many as there are.
 
         Raises:
             DataError: an id that is not in the vocabulary.
         """
-        tokens = list(tokens)
-        for token in tokens:
-            if not 0 <= token < self.vocab_size:
-                highest = self.vocab_size - 1
-                raise DataError("FAST token", str(token), f"0..{highest}", "Subtract the first extra id before it.")
-        return [value for token in tokens for value in self._values[token]]
+        most = int(self._table.length.max())
+        size = sum(int(self._table.length[token]) for token in tokens if 0 <= token < self.vocab_size)
+        return self._table.spell([tokens], max(size, most))[0][0, :size].tolist()
 
-    def save(self, path: Path) -> None:
-        """Write one JSON file, whole or not at all."""
-        write_json(
-            path,
-            {
-                "format": "trivium-fast",
-                "version": VERSION,
-                "scale": self.scale,
-                "limit": self.limit,
-                "horizon": self.horizon,
-                "action_dim": self.action_dim,
-                "bpe": json.loads(self.bpe.to_str()),
-            },
-        )
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings and the merges."""
+        return {
+            "reach": self.reach.to_json(),
+            "scale": self.scale,
+            "limit": self.limit,
+            "merges": [list(pair) for pair in self.merges],
+            "num_first": self.num_first,
+        }
 
     @classmethod
-    def load(cls, path: Path) -> "FastTokenizer":
-        """Read what `save` wrote.
+    def from_json(cls, data: Mapping[str, Any]) -> "FastTokenizer":
+        """Read what `to_json` wrote.
 
         Raises:
-            CheckpointError: the file is missing, cut short, or of another kind or version.
+            ValueError: not what it wrote.
         """
-        try:
-            data: Any = json.loads(path.read_text(encoding="utf-8"))
-            if (data["format"], data["version"]) != ("trivium-fast", VERSION):
-                raise ValueError(f"format {data['format']!r} version {data['version']}")
-            bpe = Tokenizer.from_str(json.dumps(data["bpe"]))
-            return cls(data["scale"], data["limit"], data["horizon"], data["action_dim"], bpe)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise CheckpointError(
-                str(path),
-                f"{type(error).__name__}: {error}",
-                f"a FAST tokenizer, version {VERSION}, as `FastTokenizer.save` writes it",
-                "Fit it again: it is made from the training chunks in seconds.",
-            ) from error
+        reach, scale, limit = Reach.from_json(data["reach"]), float(data["scale"]), float(data["limit"])
+        small = 0 < scale < math.inf and 0 < limit < math.inf and 2 * _radius(scale, limit, reach.horizon) < LETTERS
+        if not small:
+            raise ValueError(f"scale {scale} and limit {limit}")
+        merges = [(left, right) for left, right in data["merges"]]
+        if not all(type(token) is int for pair in (*merges, [data["num_first"]]) for token in pair):
+            raise ValueError("merges that are no pairs of ids")
+        if not 0 <= data["num_first"] <= len(merges) <= LETTERS:
+            raise ValueError(f"{len(merges)} merges, the first {data['num_first']} of them")
+        return cls(scale, limit, reach, merges, data["num_first"])
 
-    def __getstate__(self) -> dict:
-        """Pickle by the encoding's text, for loader workers (and equal bytes for equal tokenizers)."""
-        names = ("scale", "limit", "horizon", "action_dim")
-        return {**{name: getattr(self, name) for name in names}, "bpe": self.bpe.to_str()}
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle by its JSON value, for loader workers (and equal bytes for equal tokenizers)."""
+        return self.to_json()
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Build again from what was kept."""
-        self.__init__(**{**state, "bpe": Tokenizer.from_str(state["bpe"])})
+        self.__dict__.update(FastTokenizer.from_json(state).__dict__)
+
+
+def _learn(ids: Int[np.ndarray, "m z"], num_letters: int, vocab_size: int) -> tuple[list[Pair], int]:
+    """Learn merges from the letters of chunks; return them and how many of them are done on all chunks at once."""
+    first, symbols = learn_first(symbols_of(ids), num_letters, vocab_size - num_letters)
+    merges = first + _train(texts_of(symbols), num_letters + len(first), vocab_size)
+    if _distinct(merges, num_letters, ids.shape[1]):
+        return merges, len(first)
+    # Two merges spell the same run of values and would share an id. Only the trainer knows how that goes on.
+    return _train(texts_of(symbols_of(ids)), num_letters, vocab_size), 0
+
+
+def _train(texts: list[str], num_letters: int, vocab_size: int) -> list[Pair]:
+    """Learn merges of texts as pairs of ids; the letters come first."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=[letter(i) for i in range(num_letters)],
+        limit_alphabet=num_letters,
+        show_progress=False,
+    )
+    bpe = Tokenizer(models.BPE())
+    bpe.train_from_iterator(texts, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
+
+
+def _words(merges: Sequence[Pair], radius: int, longest: int) -> list[tuple[int, ...]]:
+    """Return the coefficients that every id stands for.
+
+    Raises:
+        ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
+    """
+    words = [(value,) for value in range(-radius, radius + 1)]
+    known = set(words)
+    for left, right in merges:
+        if not (0 <= left < len(words) and 0 <= right < len(words)):
+            raise ValueError(f"a merge of ids {left} and {right}, where there are {len(words)}")
+        if len(word := words[left] + words[right]) > longest:
+            raise ValueError(f"a word of {len(word)} coefficients in chunks of {longest}")
+        if word not in known:
+            known.add(word)
+            words.append(word)
+    return words
+
+
+def _distinct(merges: Sequence[Pair], num_letters: int, longest: int) -> bool:
+    return len(_words(merges, num_letters // 2, longest)) == num_letters + len(merges)
+
+
+def _encoder(merges: Sequence[Pair], num_letters: int, words: Sequence[tuple[int, ...]]) -> Tokenizer:
+    """Build an encoder of texts whose letters are the first ids: the values, and what the first merges make."""
+    known = {word: i for i, word in enumerate(words)}
+    names = [letter(i) for i in range(min(num_letters, len(words)))]
+    named: list[tuple[str, str]] = []
+    for left, right in merges:
+        token = known[words[left] + words[right]]
+        if token < num_letters:
+            continue
+        if token == len(names):
+            names.append(names[left] + names[right])
+        named.append((names[left], names[right]))
+    return Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, named))
 
 
 def _radius(scale: float, limit: float, horizon: int) -> int:
     """Return the largest coefficient that actions within the limit can have (a constant chunk at the limit)."""
     return round(scale * limit * math.sqrt(horizon))
-
-
-def _text(coefficients: Int[np.ndarray, "k a"], radius: int) -> str:
-    """Write coefficients as characters, all dimensions of the lowest frequency first."""
-    return "".join(map(chr, (coefficients + (SYMBOLS + radius)).ravel().tolist()))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trivium.cli import data
+from trivium.cli import action, data
 from trivium.cli.failure import explained
 from trivium.core.log import note
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app)
+app.add_typer(action.app)
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (.py with a function `recipe()`) or a resolved config.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes, such as stages.1.steps=500.")]

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trivium.action.fast import FastTokenizer
 from trivium.action.model import given
+from trivium.action.tokenizer import ActionTokenizer
 from trivium.core.batch import IGNORE, Batch, Kind
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
@@ -37,7 +37,7 @@ class VlaConfig(Config):
     text_weight: float = 1.0
     """Weight of a word of a caption, an answer or a document."""
     action_token_weight: float = 1.0
-    """Weight of a FAST token against a word."""
+    """Weight of an action token against a word."""
     token_average: Literal["token", "sample", "square"] = "token"
     """What a learned token of a sample with x of them counts: 1, 1/x (every sample alike) or 1/sqrt(x), InternVL's
     middle way, in which long answers do not drown short ones and short ones do not rule."""
@@ -64,13 +64,13 @@ class VlaConfig(Config):
         self.dropout.check("objective.dropout")
         return VlaObjective(model, self)
 
-    def layout(self, vocab: Vocab, tokens_per_image: int, fast: FastTokenizer) -> VlaLayout:
+    def layout(self, vocab: Vocab, tokens_per_image: int, tokenizer: ActionTokenizer) -> VlaLayout:
         """Build the layout; action tokens are laid out only where they have a weight.
 
         Raises:
             ConfigError: the model's vocabulary has no room for the action tokens.
         """
-        return VlaLayout(vocab, tokens_per_image, fast if self.action_token_weight else None)
+        return VlaLayout(vocab, tokens_per_image, tokenizer if self.action_token_weight else None)
 
 
 class VlaObjective(Objective):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from trivium.action.fast import FastTokenizer
+from trivium.action.tokenizer import ActionTokenizer
 from trivium.core.batch import IGNORE, Kind
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Image, Sample, State, Text, Video
@@ -33,7 +33,7 @@ class VlaLayout:
     action tokens. All others are laid out in the order of their segments, pictures where they stand.
 
     ============= =========================================================
-    robot         images, instruction, state, [begin] FAST tokens [end]
+    robot         images, instruction, state, [begin] action tokens [end]
     question      images, question, newline, answer, end
     conversation  image, question, newline, answer, end, question, newline, ...
     caption       images, newline, caption, end
@@ -44,30 +44,30 @@ class VlaLayout:
     There is no chat template: base models have none, and a newline costs one token. Every learned span but a document
     at the very start follows a token that is always there (the newline, [begin]), so that a loss never hangs on a
     token that modality dropout may take away. The texts of one interleaved document have one end, behind the last:
-    a picture within it ends nothing. Action ids sit above all text ids: FAST id i is `extra_start + i`, then [begin],
-    then [end].
+    a picture within it ends nothing. Action ids sit above all text ids: id i of the action tokenizer is
+    `extra_start + i`, then [begin], then [end].
     """
 
-    def __init__(self, vocab: Vocab, tokens_per_image: int, fast: FastTokenizer | None) -> None:
+    def __init__(self, vocab: Vocab, tokens_per_image: int, tokenizer: ActionTokenizer | None) -> None:
         """Hold what is needed to count and build.
 
         Args:
             vocab: text to ids.
             tokens_per_image: what the connector makes of one picture.
-            fast: tokenizer of normalised action chunks; None leaves action tokens out (a flow head alone).
+            tokenizer: of normalised action chunks; None leaves action tokens out (a flow head alone).
 
         Raises:
             ConfigError: the vocabulary has no room for the action tokens.
         """
-        if fast is not None and vocab.num_extra < fast.vocab_size + 2:
+        if tokenizer is not None and vocab.num_extra < tokenizer.vocab_size + 2:
             raise ConfigError(
                 "language.num_extra_tokens",
                 str(vocab.num_extra),
-                f"at least {fast.vocab_size + 2} (FAST vocabulary {fast.vocab_size}, begin and end)",
-                f"Set num_extra_tokens={fast.vocab_size + 2} or shrink the FAST vocabulary.",
+                f"at least {tokenizer.vocab_size + 2} (action vocabulary {tokenizer.vocab_size}, begin and end)",
+                f"Set num_extra_tokens={tokenizer.vocab_size + 2} or shrink the vocabulary of model.tokenizer.",
             )
-        self.vocab, self.tokens_per_image, self.fast = vocab, tokens_per_image, fast
-        self.numeric = fast is not None  # FAST makes more tokens of faster motion
+        self.vocab, self.tokens_per_image, self.tokenizer = vocab, tokens_per_image, tokenizer
+        self.numeric = tokenizer is not None  # FAST makes more tokens of faster motion
         self.newline = vocab.encode("\n")
 
     def count(self, sample: Sample) -> Mapping[str, int]:
@@ -116,7 +116,7 @@ class VlaLayout:
             spans.append(Span(Kind.STATE, [0]))
         spans += [span for text in texts if text.role != "instruction" for span in self._talk(text)]
         action = _single(sample, Action)
-        if action is not None and self.fast is not None:
+        if action is not None and self.tokenizer is not None:
             spans += self._act(action, sample)
         return spans
 
@@ -151,10 +151,10 @@ class VlaLayout:
         return [*opening, Span(Kind.TEXT, [*ids, self.vocab.end], learned=True)]
 
     def _act(self, action: Action, sample: Sample) -> list[Span]:
-        assert self.fast is not None, "no FAST tokenizer"
+        assert self.tokenizer is not None, "no action tokenizer"
         first = self.vocab.extra_start
-        begin, end = first + self.fast.vocab_size, first + self.fast.vocab_size + 1
-        ids = [first + token for token in self.fast.encode(_finite(action.values, sample, "action"))]
+        begin, end = first + self.tokenizer.vocab_size, first + self.tokenizer.vocab_size + 1
+        ids = [first + token for token in self.tokenizer.encode(_finite(action.values, sample, "action"))]
         return [Span(Kind.ACTION, [begin]), Span(Kind.ACTION, [*ids, end], learned=True)]
 
 

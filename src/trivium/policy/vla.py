@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from trivium.action.choice import TokenizerConfig
 from trivium.action.fast import FastConfig
 from trivium.action.flow import FlowConfig
 from trivium.action.model import ActionModel, Context, gather_state, given
@@ -38,7 +39,7 @@ class ModelConfig(Config):
     context: Annotated[HiddenContextConfig | PatchContextConfig, Field(discriminator="kind")] = HiddenContextConfig()
     """What the action head may look at."""
 
-    fast: FastConfig = FastConfig()
+    tokenizer: TokenizerConfig = FastConfig()
     """How action chunks become tokens; fitted on the robot's training episodes before the first stage."""
 
     def build(self, action_dim: int, state_dim: int) -> "Model":

@@ -1,0 +1,249 @@
+"""Action tokenizers side by side on one set of demonstrations: tokens, errors, speed, and what is left unused."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from trivium.action.bins import BinsConfig
+from trivium.action.choice import TokenizerConfig
+from trivium.action.fast import FastConfig
+from trivium.action.mulaw import MulawConfig
+from trivium.action.tokenizer import ActionTokenizer
+from trivium.core.errors import DataError
+from trivium.core.log import console, note, warn
+from trivium.core.sample import Sample
+from trivium.data.bucket import select
+from trivium.data.detect import detect
+from trivium.data.source.episode import EpisodeConfig, EpisodeSource
+from trivium.data.stats import ColumnStats, measure
+from trivium.data.transform import Normalize
+
+TOKENIZERS: Mapping[str, TokenizerConfig] = {
+    "FAST 512": FastConfig(),
+    "FAST 1024": FastConfig(vocab_size=1024),
+    "bins OpenVLA": BinsConfig(),
+    "bins RT-1": BinsConfig(convention="rt1"),
+    "mu-law Gato": MulawConfig(),
+    "mu-law 1.5": MulawConfig(limit=1.5),
+}
+"""What is compared, in the order of the table."""
+VAL_SHARE = 0.2
+"""Share of episodes that errors and speeds are measured on; the others are fitted on."""
+MOST = 20_000
+"""Chunks that are measured; of more an even spread is taken."""
+NUM_RANDOM = 5_000
+"""Sequences of random ids, each as long as the encoding of a real chunk."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one tokenizer makes of chunks that it was not fitted on."""
+
+    name: str
+    vocab_size: int
+    tokens_per_chunk: float
+    tokens_per_s: float
+    """Tokens for a second of motion, one chunk behind the other."""
+    rmse: list[float]
+    """Root mean squared error by dimension, in the units of the set."""
+    worst: list[float]
+    """Largest error of a single number, by dimension."""
+    rmse_share: float
+    """Root mean squared error as a share of the range that the normalisation maps to -1..1, over moving dimensions."""
+    perplexity: float
+    """exp of the entropy of the ids: how many equally common ones they are worth."""
+    used_share: float
+    """Share of the vocabulary that occurs at all."""
+    fit_s: float
+    encode_per_s: float
+    decode_per_s: float
+    repaired_share: float
+    """Share of sequences of random ids that had to be padded or cut; each decodes within the robot's limits."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the command prints and writes."""
+
+    path: str
+    robot: str
+    fps: float
+    horizon: int
+    dimensions: list[str]
+    constant: list[str]
+    """Dimensions that never move; they decode to their constant, without error."""
+    num_fitted: int
+    num_measured: int
+    tokenizers: list[Measured]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """Normalised chunks of one side of the split, and the commands they were made from."""
+
+    normal: Float[np.ndarray, "m k a"]
+    physical: Float[np.ndarray, "m k a"]
+
+
+def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
+    """Fit every tokenizer on most episodes of a set and measure it on the others.
+
+    Raises:
+        DataError: no set of robot episodes, fewer than two episodes, or none as long as the horizon.
+        ConfigError: a setting is wrong, or the horizon is too long for a tokenizer.
+    """
+    source = _open(path, settings, horizon)
+    sides = {side: select(source, side, VAL_SHARE) for side in ("train", "val")}
+    stats = measure([(source, sides["train"])])
+    normal, column = Normalize(stats), stats[source.embodiment]["action"]
+    fitted, measured = (_chunks(source, side, sides[side], normal) for side in sides)
+    measured = _spread(measured)
+    way_back = Sample(id="comparison", segments=(), source=source.name, license="", embodiment=source.embodiment)
+
+    def physical(actions: Float[np.ndarray, "m k a"]) -> Float[np.ndarray, "m k a"]:
+        return normal.inverse(actions.reshape(-1, actions.shape[2]), way_back).reshape(actions.shape)
+
+    rows = [
+        _measure(name, config, fitted.normal, measured, physical, column, source.fps)
+        for name, config in TOKENIZERS.items()
+    ]
+    return Comparison(
+        path=str(path),
+        robot=source.embodiment,
+        fps=source.fps,
+        horizon=horizon,
+        dimensions=list(column.names),
+        constant=list(column.constant()),
+        num_fitted=len(fitted.normal),
+        num_measured=len(measured.normal),
+        tokenizers=rows,
+    )
+
+
+def show(found: Comparison) -> None:
+    """Print the tables."""
+    robot = found.robot or "an unnamed robot"
+    note(
+        f"{found.path}: {robot}, chunks of {found.horizon} steps at {found.fps:g} Hz; "
+        f"fitted on {found.num_fitted:,}, measured on {found.num_measured:,} of other episodes"
+    )
+    if found.constant:
+        warn(f"never moves, and is decoded to its constant: {', '.join(found.constant)}")
+    table = Table(title="tokenizers", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headers = ("", "ids", "tokens\n/ s", "RMSE\n% range", "ids\nworth", "ids\nused", "encode\nk / s", "decode\nk / s")
+    for header in (*headers, "random\nmended"):
+        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    for row in found.tokenizers:
+        speeds = (f"{speed / 1000:,.0f}" for speed in (row.encode_per_s, row.decode_per_s))
+        shares = f"{row.perplexity:.0f}", f"{row.used_share:.0%}"
+        size = str(row.vocab_size), f"{row.tokens_per_s:.1f}", f"{100 * row.rmse_share:.2f}"
+        table.add_row(row.name, *size, *shares, *speeds, f"{row.repaired_share:.0%}")
+    console.print(table)
+    title = "error by dimension: root mean square, and the worst below it, in the units of the set"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for row in found.tokenizers:
+        table.add_column(row.name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for i, name in enumerate(found.dimensions):
+        table.add_row(name, *(f"{row.rmse[i]:.2g}\n{row.worst[i]:.2g}" for row in found.tokenizers), end_section=True)
+    console.print(table)
+
+
+def _open(path: Path, settings: list[str], horizon: int) -> EpisodeSource:
+    config = detect(path, settings)
+    if not isinstance(config, EpisodeConfig):
+        raise DataError(
+            str(path), f"a set of kind {config.kind!r}", "robot episodes, with actions", "`trivium data ls` lists sets."
+        )
+    source = config.replace(horizon=horizon).build()  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(source, EpisodeSource), "every EpisodeConfig builds an EpisodeSource"
+    return source
+
+
+def _chunks(source: EpisodeSource, side: str, samples: Int[np.ndarray, " n"], normal: Normalize) -> Chunks:
+    """Return the chunks of whole length of one side.
+
+    Raises:
+        DataError: no episode is as long as the horizon.
+    """
+    valid = source.motion(samples).valid
+    whole = samples[valid.all(1)]
+    if not len(whole):
+        longest = int(valid.sum(1).max())
+        raise DataError(
+            f"set {source.config.path}: {'fitted' if side == 'train' else 'measured'} episodes",
+            f"none longer than {longest} step{'s' if longest != 1 else ''}",
+            f"at least one of {source.config.horizon}, the horizon",
+            f"Type --horizon {longest} or less." if longest > 1 else "Episodes of one step have no motion to compare.",
+        )
+    motion = source.motion(whole)
+    return Chunks(normal.motion(motion).action, motion.action)
+
+
+def _spread(chunks: Chunks) -> Chunks:
+    chosen = np.unique(np.linspace(0, len(chunks.normal) - 1, MOST).astype(int))
+    return Chunks(chunks.normal[chosen], chunks.physical[chosen])
+
+
+def _measure(
+    name: str,
+    config: TokenizerConfig,
+    fitted: Float[np.ndarray, "m k a"],
+    chunks: Chunks,
+    physical: Callable[[np.ndarray], np.ndarray],
+    column: ColumnStats,
+    fps: float,
+) -> Measured:
+    fit_s, tokenizer = _timed(lambda: config.fit(fitted))
+    tokenizer.decode_all(tokenizer.encode_all(chunks.normal[:64]))  # the first call pays for what later ones find
+    encode_s, ids = _timed(lambda: tokenizer.encode_all(chunks.normal))
+    decode_s, decoded = _timed(lambda: tokenizer.decode_all(ids))
+    error = np.abs(physical(decoded).astype(np.float64) - chunks.physical)
+    low, high = column.range()
+    moving = column.moving()
+    share = (error[..., moving] / (high - low)[moving]) if moving.any() else np.zeros(1)
+    count = np.bincount(np.concatenate(ids), minlength=tokenizer.vocab_size)
+    chance = count[count > 0] / count.sum()
+    tokens = float(np.mean([len(one) for one in ids]))
+    return Measured(
+        name=name,
+        vocab_size=tokenizer.vocab_size,
+        tokens_per_chunk=tokens,
+        tokens_per_s=tokens * fps / tokenizer.horizon,
+        rmse=np.sqrt((error**2).mean((0, 1))).tolist(),
+        worst=error.max((0, 1)).tolist(),
+        rmse_share=float(np.sqrt((share**2).mean())),
+        perplexity=float(np.exp(-(chance * np.log(chance)).sum())),
+        used_share=float((count > 0).mean()),
+        fit_s=fit_s,
+        encode_per_s=len(ids) / encode_s,
+        decode_per_s=len(ids) / decode_s,
+        repaired_share=_repaired(tokenizer, [len(one) for one in ids]),
+    )
+
+
+def _repaired(tokenizer: ActionTokenizer, lengths: list[int]) -> float:
+    """Return the share of sequences of random ids, as long as real ones, that stood for too few or too many numbers."""
+    rng, before = np.random.default_rng(0), tokenizer.num_repaired
+    chosen = rng.choice(lengths, NUM_RANDOM)
+    tokenizer.decode_all([rng.integers(0, tokenizer.vocab_size, length).tolist() for length in chosen])
+    return (tokenizer.num_repaired - before) / NUM_RANDOM
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    begin = time.perf_counter()
+    out = work()
+    return max(time.perf_counter() - begin, 1e-9), out
