@@ -24,7 +24,7 @@ CONFIGS: dict[str, ExpertConfig] = {
     "l2": RegressConfig(**TINY, error="l2"),
     "cvae": CvaeConfig(**TINY, latent_dim=4, kl_weight=0.1),
     "diffusion": DiffusionConfig(**TINY, num_draws=3),
-    "unet": DiffusionUnetConfig(**TINY, num_draws=3),
+    "unet": DiffusionUnetConfig(**TINY | {"width": 16}, num_draws=6),
 }
 HEADS = pytest.mark.parametrize(
     "config",
