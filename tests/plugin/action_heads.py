@@ -26,13 +26,11 @@ CONFIGS: dict[str, ExpertConfig] = {
     "diffusion": DiffusionConfig(**TINY, num_draws=3),
     "unet": DiffusionUnetConfig(**TINY | {"width": 16}, num_draws=6),
 }
-HEADS = pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(config, id=name, marks=needs_diffusers if isinstance(config, DiffusionConfig) else ())
-        for name, config in CONFIGS.items()
-    ],
-)
+PARAMS = [
+    pytest.param(config, id=name, marks=needs_diffusers if isinstance(config, DiffusionConfig) else ())
+    for name, config in CONFIGS.items()
+]
+HEADS = pytest.mark.parametrize("config", PARAMS)
 
 
 def awake(config: ExpertConfig, context_width: int = WIDTH) -> ActionModel:

@@ -21,9 +21,9 @@ class CvaeConfig(ExpertConfig):
     latent_dim: int = 32
     """Numbers in the style z. 8-64; how many are used is decided by `kl_weight`, not here."""
     kl_weight: float = 10.0
-    """Weight of the KL divergence (nats, summed over z) against the L1 error of a normalised action; the paper's 10 keeps
-    z for what saves ten times its nats, often nothing. 0.01-1 lets it tell two ways of doing a task apart; 0 lets it
-    copy the chunk, and acting with z = 0 then fails."""
+    """Weight of the KL divergence (nats, summed over z) against the L1 error of a normalised action. The paper's 10
+    keeps z for what saves ten times its nats, often nothing; 0.01-1 lets it tell two ways of doing a task apart; 0
+    lets it copy the chunk, and acting with z = 0 then fails."""
 
     def build(self, action_dim: int, state_dim: int, context_width: int) -> "Cvae":
         """Build both networks for these dimensions; `context_width` is that of the tokens the policy will look at.

@@ -115,7 +115,8 @@ class Expert(nn.Module):
         dtype = self.fall.weight.dtype
         steps, condition = self.place.expand(len(sight.state), -1, -1), None
         if noisy is not None and time is not None:
-            assert self.rise is not None and self.time is not None, "this expert was built without `denoises`"
+            assert self.rise is not None, "this expert was built without `denoises`"
+            assert self.time is not None, "it would have a time"
             condition = self.time(embed_time(time, self.width).to(dtype))
             steps = self.rise(noisy.to(dtype)) + self.place
         token = sight.state.repeat_interleave(len(steps) // len(sight.state), 0)[:, None]
