@@ -1,25 +1,27 @@
 import numpy as np
 import pytest
 import torch
+from action_heads import CONFIGS, HEADS, build
 
-from trivium.action.flow import FlowConfig
+from trivium.action.expert import ExpertConfig
 from trivium.action.prior import ActionPriorConfig, ActionPriorLayout, ActionPriorObjective
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Sample, State, Text
 from trivium.data.row import collate
+from trivium.train.stage import apply_freeze
 
 
 class Whole(torch.nn.Module):
     """Stands for the model: all the prior asks of it is its action head."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ExpertConfig) -> None:
         super().__init__()
-        self.action = FlowConfig(horizon=4, width=32, heads=4, depth=2, num_draws=4).build(2, 3, 8)
+        self.action = build(config)
 
 
-def objective() -> ActionPriorObjective:
+def objective(config: ExpertConfig = CONFIGS["flow"]) -> ActionPriorObjective:
     torch.manual_seed(0)
-    return ActionPriorConfig().build(Whole())
+    return ActionPriorConfig().build(Whole(config))
 
 
 def sample(name: str, valid: int = 4, fill: float = 0.5) -> Sample:
@@ -28,10 +30,31 @@ def sample(name: str, valid: int = 4, fill: float = 0.5) -> Sample:
     return Sample(id=name, segments=(state, action), source="s", license="CC0-1.0")
 
 
-def test_counts_are_those_of_the_losses() -> None:
-    prior = objective()
+@HEADS
+def test_the_loss_and_its_group_are_named_after_the_head(config: ExpertConfig) -> None:
+    prior = objective(config)
     batch = prior.fake_batch()
-    assert prior.counts(batch) == prior(batch).counts() == {"flow": (4 + 3) * 2}
+    losses, name = prior(batch), prior.action.error_name
+    assert prior.counts(batch) == losses.counts() == {name: (4 + 3) * 2}
+    assert set(losses) == {name}
+    losses.total(losses.counts()).backward()
+
+
+@HEADS
+def test_one_part_of_a_head_can_learn_while_the_rest_keeps_what_the_prior_taught(config: ExpertConfig) -> None:
+    prior = objective(config)
+    whole = [name for name, _ in prior.named_parameters()]
+    inner = "network" if "action.network.state.weight" in whole else "expert"
+    apply_freeze(prior, ("action", f"!action.{inner}.state"))
+    frozen = {name for name, parameter in prior.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"action.{inner}.state.{kind}" for kind in ("weight", "bias")}
+    before = {name: parameter.clone() for name, parameter in prior.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in prior.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        losses = prior(prior.fake_batch())
+        losses.total(losses.counts()).backward()
+        optimizer.step()
+    assert all(torch.equal(prior.get_parameter(name), before[name]) for name in frozen)
 
 
 def test_rows_and_batches() -> None:
@@ -60,7 +83,7 @@ def test_overfits_one_batch() -> None:
     batch = collate([[("robot", row) for row in rows]], 20)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=3e-3, weight_decay=0.0)
     first = last = 0.0
-    for step in range(120):
+    for step in range(160):
         losses = prior(batch)
         total = losses.total(losses.counts())
         optimizer.zero_grad()

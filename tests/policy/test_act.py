@@ -60,6 +60,6 @@ def test_refusals(model, layout, make, observations) -> None:
     with pytest.raises(DataError, match="observation x: found an action; expected pictures, text and state"):
         policy.act([make("x")])
     assert policy.act([]).shape == (0, 4, 2)
-    torch.nn.init.constant_(model.action.fall.bias, float("nan"))
+    torch.nn.init.constant_(model.action.expert.fall.bias, float("nan"))
     with pytest.raises(DataError, match="observation a: found an action with NaN or infinity"):
         policy.act(observations)

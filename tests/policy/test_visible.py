@@ -115,7 +115,7 @@ def test_a_dropped_modality_gets_no_gradient(model, layout, make, what: str) -> 
     objective = VlaConfig(dropout=certain).build(model).train()
     found = objective(collate([[("x", row)]], row.length + 2))
     found.total(found.counts()).backward()
-    parts = [model.vision, model.connect] if what == "image" else [model.state, model.action.state]
+    parts = [model.vision, model.connect] if what == "image" else [model.state, model.action.expert.state]
     assert not any(p.grad is not None and p.grad.any() for part in parts for p in part.parameters())
     kept = model.state if what == "image" else model.connect
     assert all(p.grad is not None and p.grad.any() for p in kept.parameters())

@@ -154,7 +154,7 @@ def test_insulation_stops_the_gradient_and_changes_nothing_else(model, batch: Ba
     assert layers
     assert all(free[name] is not None and free[name].any() for name in layers)
     for name in insulated:
-        if name.startswith(head) and name != "action.no_state":
+        if name.startswith(head) and name != "action.expert.no_state":
             assert insulated[name].any(), name
 
 
@@ -164,11 +164,11 @@ def test_the_prior_hands_its_weights_on(model) -> None:
     assert names
     assert names == {name for name in dict(vla.named_parameters()) if name.startswith("action.")}
     assert all(p is dict(vla.named_parameters())[name] for name, p in prior.named_parameters())
-    before = model.action.fall.weight.clone()
+    before = model.action.expert.fall.weight.clone()
     losses = prior(prior.fake_batch())
     losses.total(losses.counts()).backward()
     torch.optim.SGD(prior.parameters(), lr=0.1).step()
-    assert not torch.equal(vla.state_dict()["action.fall.weight"], before)
+    assert not torch.equal(vla.state_dict()["action.expert.fall.weight"], before)
 
 
 def test_fake_batch_runs_and_counts(model) -> None:

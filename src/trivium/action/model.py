@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from trivium.core.batch import Batch
+from trivium.core.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,11 +32,15 @@ class Context:
 
 
 class ActionModel(nn.Module, ABC):
-    """A head that learns chunks of normalised actions; `horizon`, `action_dim` and `state_dim` say of what shape."""
+    """A head that learns chunks of normalised actions of one shape."""
 
-    horizon: int
-    action_dim: int
-    state_dim: int
+    error_name: ClassVar[str]
+    """What reports call the head's error: the name of its loss and of the loss's group."""
+
+    def __init__(self, horizon: int, action_dim: int, state_dim: int) -> None:
+        """Say of what shape chunks and states are."""
+        super().__init__()
+        self.horizon, self.action_dim, self.state_dim = horizon, action_dim, state_dim
 
     @abstractmethod
     def loss(
@@ -44,7 +50,22 @@ class ActionModel(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Draw one chunk a sample, in float32."""
+        """Draw one chunk a sample, in float32; a head that knows only one answer gives that."""
+
+    def clean(self, actions: Float[Tensor, "m k a"], valid: Bool[Tensor, "m k"]) -> Float[Tensor, "m k a"]:
+        """Return the chunks in float32 with zeros where they are not valid, whatever stands there.
+
+        Raises:
+            ConfigError: they have another horizon or dimension than the head.
+        """
+        if tuple(actions.shape[1:]) != (self.horizon, self.action_dim):
+            raise ConfigError(
+                "action.horizon",
+                f"chunks of {actions.shape[1]} steps x {actions.shape[2]} dimensions",
+                f"{self.horizon} x {self.action_dim}",
+                "Give the data source and action.horizon the same number, and build for the source's action dimension.",
+            )
+        return torch.where(valid[..., None], actions.float(), 0.0)
 
 
 def given(tensor: Tensor | None, what: str) -> Tensor:

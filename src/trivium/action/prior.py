@@ -37,7 +37,7 @@ class ActionPriorConfig(Config):
 
 
 class ActionPriorObjective(Objective):
-    """Loss "flow" (or whatever the head's error is) of action chunks under the state alone."""
+    """The head's own error, under its own name ("flow", "regress" ...), of action chunks under the state alone."""
 
     def __init__(self, action: ActionModel) -> None:
         """Hang the head under its fixed name."""
@@ -47,7 +47,7 @@ class ActionPriorObjective(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of valid action elements."""
         valid = given(batch.actions_valid, "actions_valid")
-        return {"flow": float(valid.sum()) * self.action.action_dim}
+        return {self.action.error_name: float(valid.sum()) * self.action.action_dim}
 
     def forward(self, batch: Batch) -> Losses:
         """Compute the loss of one batch."""
@@ -55,7 +55,8 @@ class ActionPriorObjective(Objective):
         actions, valid = given(batch.actions, "actions"), given(batch.actions_valid, "actions_valid")
         state, known = gather_state(batch, documents, self.action.state_dim)
         error = self.action.loss(actions, valid, Context(state=state, state_known=known))
-        return Losses(flow=Loss(error.sum(), self.counts(batch)["flow"], group="flow"))
+        name = self.action.error_name
+        return Losses({name: Loss(error.sum(), self.counts(batch)[name], group=name)})
 
     def fake_batch(self) -> Batch:
         """Make two chunks of zeros, one of them cut short by the end of its episode."""

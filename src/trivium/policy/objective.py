@@ -74,7 +74,7 @@ class VlaConfig(Config):
 
 
 class VlaObjective(Objective):
-    """Losses "text", "action_token" (cross entropy in nats) and "flow" (squared velocity error).
+    """Losses "text", "action_token" (cross entropy in nats) and the action head's own ("flow" for flow matching).
 
     Action tokens are scored against the extra ids only: nothing else can follow [begin], decoding is constrained to
     them anyway, and at 49,152 words the full softmax would cost more than the trunk. Its entropy at the start is
@@ -105,7 +105,7 @@ class VlaObjective(Objective):
         if tokens or not elements:
             counts["tokens"] = tokens
         if elements:
-            counts["flow"] = elements
+            counts[self.action.error_name] = elements
         return counts
 
     def forward(self, batch: Batch) -> Losses:
@@ -126,7 +126,8 @@ class VlaObjective(Objective):
             actions, valid = given(batch.actions, "actions"), given(batch.actions_valid, "actions_valid")
             context = model.gather_context(thought, batch, documents, self.config.insulate)
             error = self.action.loss(actions, valid, context)
-            losses["flow"] = Loss(error.sum(), elements, group="flow", scale=self.config.flow_weight)
+            name = self.action.error_name
+            losses[name] = Loss(error.sum(), elements, group=name, scale=self.config.flow_weight)
         if not losses:
             losses["text"] = Loss(thought.hidden.float().sum() * 0.0, 0)
         return losses

@@ -10,9 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.action.choice import TokenizerConfig
+from trivium.action.cvae import CvaeConfig
+from trivium.action.diffusion import DiffusionConfig, DiffusionUnetConfig
 from trivium.action.fast import FastConfig
 from trivium.action.flow import FlowConfig
 from trivium.action.model import ActionModel, Context, gather_state, given
+from trivium.action.regress import RegressConfig
 from trivium.connect.mlp import MlpConnector, MlpConnectorConfig
 from trivium.core.batch import Batch, Kind
 from trivium.core.config import Config
@@ -34,8 +37,10 @@ class ModelConfig(Config):
     """What turns its patches into words' neighbours."""
     language: Annotated[PretrainedLanguageConfig | TinyLanguageConfig, Field(discriminator="kind")]
     """The trunk that reads pictures, words and state."""
-    action: FlowConfig
-    """The head that acts."""
+    action: Annotated[
+        FlowConfig | RegressConfig | CvaeConfig | DiffusionConfig | DiffusionUnetConfig, Field(discriminator="kind")
+    ]
+    """The head that acts: flow matching, regression, ACT's auto-encoder, or diffusion (transformer or U-Net)."""
     context: Annotated[HiddenContextConfig | PatchContextConfig, Field(discriminator="kind")] = HiddenContextConfig()
     """What the action head may look at."""
 
