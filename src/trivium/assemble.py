@@ -38,6 +38,7 @@ from trivium.policy.sequence import VlaLayout
 from trivium.policy.vla import Model
 from trivium.probe.features import Features
 from trivium.run import ObjectiveConfig, Run, Stage
+from trivium.vision.image_tokens import ImageTokensConfig
 from trivium.vision.objective import VisionObjectiveConfig
 
 
@@ -123,6 +124,8 @@ class Supply:
         """Return how samples become rows under an objective."""
         if isinstance(objective, VisionObjectiveConfig):
             return objective.layout(self.widths.num_patches, self.widths.vocab.encode)
+        if isinstance(objective, ImageTokensConfig):
+            return objective.layout(self.config.model.vision.image_size)
         if isinstance(objective, ContinualConfig):
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):

@@ -22,10 +22,12 @@ from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.synth.ground import GroundConfig
 from trivium.train.stage import StageConfig
+from trivium.vision.image_tokens import ImageTokensConfig
 from trivium.vision.objective import VisionObjectiveConfig
 
 ObjectiveConfig = Annotated[
-    VisionObjectiveConfig | ContinualConfig | ActionPriorConfig | VlaConfig, Field(discriminator="kind")
+    VisionObjectiveConfig | ImageTokensConfig | ContinualConfig | ActionPriorConfig | VlaConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -33,7 +35,8 @@ class Stage(StageConfig):
     """One stage of the curriculum: what it learns, from which data, and which parameters move."""
 
     objective: ObjectiveConfig
-    """What is learned: vision (contrastive + MAE), continual (next token), prior (actions alone), vla (alignment)."""
+    """What is learned: vision (contrastive + MAE), image_tokens (pictures as tokens), continual (next token), prior
+    (actions alone), vla (alignment)."""
     mixture: MixtureConfig
     """What it is learned from, in shares of tokens."""
 

@@ -71,6 +71,11 @@ class VectorQuantizer(Quantizer):
         """The codebooks, coarse first."""
         return [cast(Codebook, book) for book in self.levels]
 
+    @property
+    def ready(self) -> bool:
+        """Whether every level has met its first batch."""
+        return all(bool(book.started) for book in self.books)
+
     def forward(self, x: Float[Tensor, "*rest d"]) -> Quantised:
         """Round vectors, coarse level first; in training mode the codes follow."""
         shape = x.shape[:-1]
@@ -87,6 +92,16 @@ class VectorQuantizer(Quantizer):
             ids.append(chosen)
         vectors = straight_through(x, total.view(x.shape))
         return Quantised(vectors, torch.stack(ids, -1).view(*shape, self.num_levels), commitment.view(shape))
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "*rest d"]) -> Int[Tensor, "*rest q"]:
+        """Return the ids alone; nothing moves, whatever the mode."""
+        rest, ids = x.float().reshape(-1, self.width), []
+        with torch.autocast(x.device.type, enabled=False):
+            for book in self.books:
+                ids.append(book.nearest(rest))
+                rest = rest - book.codes[ids[-1]]
+        return torch.stack(ids, -1).view(*x.shape[:-1], self.num_levels)
 
     def lookup(self, ids: Int[Tensor, "*rest q"]) -> Float[Tensor, "*rest d"]:
         """Add the codes of all levels that there are ids for."""

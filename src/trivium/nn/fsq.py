@@ -62,16 +62,22 @@ class Fsq(Quantizer):
     def forward(self, x: Float[Tensor, "*rest d"]) -> Quantised:
         """Bound and round; the gradient goes through the bound and past the rounding."""
         bounded = self.bound(x.float())
-        steps = bounded.round()
-        middle = self.levels // 2
-        ids = ((steps.long() + middle) * self.basis).sum(-1, keepdim=True)
+        steps, middle = bounded.round(), self.levels // 2
         vectors = straight_through(bounded / middle, steps / middle).to(x.dtype)
-        return Quantised(vectors, ids, torch.zeros(x.shape[:-1], device=x.device))
+        return Quantised(vectors, self._number(steps), torch.zeros(x.shape[:-1], device=x.device))
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "*rest d"]) -> Int[Tensor, "*rest 1"]:
+        """Return the ids alone."""
+        return self._number(self.bound(x.float()).round())
 
     def lookup(self, ids: Int[Tensor, "*rest 1"]) -> Float[Tensor, "*rest d"]:
         """Return the codes of ids."""
         middle = self.levels // 2
         return (ids // self.basis % self.levels - middle) / middle
+
+    def _number(self, steps: Float[Tensor, "*rest d"]) -> Int[Tensor, "*rest 1"]:
+        return ((steps.long() + self.levels // 2) * self.basis).sum(-1, keepdim=True)
 
     def bound(self, x: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
         """Squeeze numbers between the outermost levels, in steps from the middle one."""

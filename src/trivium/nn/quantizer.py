@@ -27,9 +27,18 @@ class Quantizer(nn.Module, ABC):
     size: int
     num_levels: int
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are codes: a codebook has none before its first batch."""
+        return True
+
     @abstractmethod
     def forward(self, x: Float[Tensor, "*rest d"]) -> Quantised:
         """Round vectors; in training mode the codes may move after them."""
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "*rest d"]) -> Int[Tensor, "*rest q"]:
+        """Return the ids alone; nothing moves, whatever the mode."""
 
     @abstractmethod
     def lookup(self, ids: Int[Tensor, "*rest q"]) -> Float[Tensor, "*rest d"]:
