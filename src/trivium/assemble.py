@@ -39,6 +39,7 @@ from trivium.policy.sequence import VlaLayout
 from trivium.policy.vla import Model
 from trivium.probe.features import Features
 from trivium.run import ObjectiveConfig, Run, Stage
+from trivium.vision.image_tokens import ImageTokensConfig
 from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.supervised import SupervisedConfig
 
@@ -130,6 +131,8 @@ class Supply:
             return objective.layout(self.widths.num_patches, self.widths.vocab.encode)
         if isinstance(objective, SupervisedConfig):
             return objective.layout(self.widths.num_patches)
+        if isinstance(objective, ImageTokensConfig):
+            return objective.layout(self.config.model.vision.image_size)
         if isinstance(objective, ContinualConfig):
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):

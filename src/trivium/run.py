@@ -27,11 +27,12 @@ from trivium.probe.check import HealthConfig
 from trivium.synth.ground import GroundConfig
 from trivium.train.optim import Optimizer
 from trivium.train.stage import Learner, StageConfig
+from trivium.vision.image_tokens import ImageTokensConfig
 from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.supervised import SupervisedConfig
 
 ObjectiveConfig = Annotated[
-    VisionObjectiveConfig | SupervisedConfig | ContinualConfig | ActionPriorConfig | VlaConfig,
+    VisionObjectiveConfig | SupervisedConfig | ImageTokensConfig | ContinualConfig | ActionPriorConfig | VlaConfig,
     Field(discriminator="kind"),
 ]
 
@@ -40,8 +41,8 @@ class Stage(StageConfig):
     """One stage of the curriculum: what it learns, from which data, and which parameters move."""
 
     objective: ObjectiveConfig
-    """What is learned: vision (contrastive + MAE), supervised (classes of pictures), continual (next token), prior
-    (actions alone), vla (alignment)."""
+    """What is learned: vision (contrastive + MAE), supervised (classes of pictures), image_tokens (pictures as
+    tokens), continual (next token), prior (actions alone), vla (alignment)."""
     mixture: MixtureConfig
     """What it is learned from, in shares of tokens."""
     lora: LoraConfig | None = None
