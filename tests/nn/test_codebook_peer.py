@@ -6,7 +6,7 @@ import torch
 from trivium.nn.codebook import COMMITMENT, MEMORY, VectorQuantizer, VqConfig
 from trivium.nn.fsq import FsqConfig
 
-peer = pytest.importorskip("vector_quantize_pytorch", reason="needs the extra `peer`")
+peer = pytest.importorskip("vector_quantize_pytorch", reason="needs the extra `dev`")
 pytestmark = pytest.mark.peer
 
 PAPER = {
