@@ -72,3 +72,11 @@ def test_first_merges_stop_where_they_are_not_worth_it() -> None:
     assert not merges
     assert len(symbols) == 100 * 51
     assert len(learn_first(symbols_of(np.zeros((10, 64), int)), 1, 2)[0]) == 2, "no more than there is room for"
+
+
+def test_few_chunks_and_many_get_the_same_ids() -> None:
+    rng = np.random.default_rng(0)
+    chunks = np.cumsum(rng.normal(0, 0.1, (200, 12, 3)), 1)
+    tokenizer = fast.FastConfig(vocab_size=300).fit(chunks)
+    assert tokenizer.num_first > 0, "the fixture no longer has first merges"
+    assert tokenizer.encode_all(chunks) == [tokenizer.encode(chunk) for chunk in chunks]

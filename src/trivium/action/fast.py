@@ -14,9 +14,11 @@ from trivium.action.tokenizer import Ids, Reach, Table, TableTokenizer, along_ti
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 
-SAMPLE = 1 << 22
-"""Numbers that merges are learned from; of more chunks an even spread is taken. See bench/fast.py: more numbers cost
-time in proportion and save no tokens."""
+SAMPLE = 1 << 21
+"""Numbers that merges are learned from, 3,000 to 60,000 chunks; of more an even spread is taken, so that a fit never
+takes more than seconds. See bench/fast.py: merges of 750 chunks cost 1 to 4 % more tokens than those of 3,000."""
+MANY = 16
+"""Chunks from which on first merges by arrays are faster than an encoder that does all."""
 
 
 class FastConfig(Config):
@@ -87,7 +89,9 @@ class FastTokenizer(TableTokenizer):
         self._radius = _radius(scale, limit, reach.horizon)
         self._basis = cosines(reach.horizon)
         words = _words(self.merges, self._radius, reach.size)
-        self._table, self._bpe = Table(words), _encoder(self.merges, 2 * self._radius + 1 + num_first, words)
+        self._table, self._num_letters = Table(words), 2 * self._radius + 1
+        self._bpe = _encoder(self.merges, self._num_letters + num_first, words)
+        self._alone = _encoder(self.merges, self._num_letters, words)
 
     @property
     def vocab_size(self) -> int:
@@ -101,8 +105,10 @@ class FastTokenizer(TableTokenizer):
             DataError: another shape than the tokenizer was fitted for, or NaN or infinity.
         """
         ids = self.coefficients(self.checked(chunks)).reshape(-1, self.reach.size) + self._radius
-        symbols = apply_first(symbols_of(ids), self.merges[: self.num_first], 2 * self._radius + 1)
-        return [found.ids for found in self._bpe.encode_batch_fast(texts_of(symbols), add_special_tokens=False)]
+        symbols, bpe = symbols_of(ids), self._alone
+        if len(chunks) >= MANY:
+            symbols, bpe = apply_first(symbols, self.merges[: self.num_first], self._num_letters), self._bpe
+        return [found.ids for found in bpe.encode_batch_fast(texts_of(symbols), add_special_tokens=False)]
 
     def decode_all(self, sequences: Iterable[Ids] | Int[np.ndarray, "m t"]) -> Float32[np.ndarray, "m k a"]:
         """Return the chunks of any sequences of ids: missing coefficients are zero, surplus ones are cut, both counted.
