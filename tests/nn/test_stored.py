@@ -27,9 +27,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "module.safetensors"
 
 
-def rewrite(path: Path, head: dict[str, str] | None = None, **tensors: torch.Tensor) -> None:
-    whole = {"format": "toy", "version": "1", "about": json.dumps({"width": 6})}
-    save_file(load_file(path) | tensors, path, whole | (head or {}))
+def rewrite(path: Path, head: dict[str, Any] | None = None, **tensors: torch.Tensor) -> None:
+    whole = {"format": "toy", "version": 1, "about": {"width": 6}}
+    save_file(load_file(path) | tensors, path, {"trivium": json.dumps(whole | (head or {}))})
 
 
 def refused(path: Path, *said: str) -> None:
@@ -51,18 +51,19 @@ def test_a_module_comes_back_to_the_bit_and_in_eval_mode(path: Path):
 def test_files_that_are_something_else_are_refused(path: Path, tmp_path: Path):
     refused(tmp_path / "nowhere", "FileNotFoundError")
     for head, said in (
-        ({"format": "other"}, "format 'other' version '1'"),
-        ({"version": "2"}, "version '2'"),
-        ({"about": "no json"}, "JSONDecodeError"),
-        ({"about": "[1]"}, "TypeError"),
-        ({"about": "{}"}, "KeyError: 'width'"),
-        ({"about": json.dumps({"width": 6, "more": "x" * 2_000_000})}, "2,000,024 characters of description"),
-        ({"about": json.dumps({"width": 7})}, "weights that do not fit, such as '0.weight'"),
+        ({"format": "other"}, "format 'other' version 1"),
+        ({"version": 2}, "version 2"),
+        ({"about": [1]}, "TypeError"),
+        ({"about": {}}, "KeyError: 'width'"),
+        ({"about": {"more": "x" * 2_000_000}}, "2,000,054 characters of description"),
+        ({"about": {"width": 7}}, "weights that do not fit, such as '0.weight'"),
     ):
         rewrite(path, head)
         refused(path, said)
     save_file(load_file(path), path)
-    refused(path, "format None version None")
+    refused(path, "KeyError: 'trivium'")
+    save_file(load_file(path), path, {"trivium": "{"})
+    refused(path, "JSONDecodeError")
 
 
 def test_damaged_weights_are_refused(path: Path):
@@ -79,5 +80,5 @@ def test_damaged_weights_are_refused(path: Path):
 
 
 def test_a_file_cannot_ask_for_more_memory_than_it_has(path: Path):
-    rewrite(path, {"about": json.dumps({"width": 1 << 40})})  # 16 TB of weights, were they built
+    rewrite(path, {"about": {"width": 1 << 40}})  # 16 TB of weights, were they built
     refused(path, "weights that do not fit")

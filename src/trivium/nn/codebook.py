@@ -104,10 +104,10 @@ class VectorQuantizer(Quantizer):
         return torch.stack(ids, -1).view(*x.shape[:-1], self.num_levels)
 
     def lookup(self, ids: Int[Tensor, "*rest q"]) -> Float[Tensor, "*rest d"]:
-        """Add the codes of all levels that there are ids for."""
+        """Add the codes of all levels that there are ids for; an id of -1 adds nothing."""
         total = torch.zeros(*ids.shape[:-1], self.width, device=ids.device)
         for book, chosen in zip(self.books, ids.unbind(-1), strict=False):
-            total = total + book.codes[chosen]
+            total = total + torch.where(chosen[..., None] < 0, 0.0, book.codes[chosen.clamp(min=0)])
         return total
 
     @torch.no_grad()

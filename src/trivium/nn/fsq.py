@@ -72,9 +72,9 @@ class Fsq(Quantizer):
         return self._number(self.bound(x.float()).round())
 
     def lookup(self, ids: Int[Tensor, "*rest 1"]) -> Float[Tensor, "*rest d"]:
-        """Return the codes of ids."""
+        """Return the codes of ids; an id of -1 is the middle."""
         middle = self.levels // 2
-        return (ids // self.basis % self.levels - middle) / middle
+        return torch.where(ids < 0, 0.0, (ids // self.basis % self.levels - middle) / middle)
 
     def _number(self, steps: Float[Tensor, "*rest d"]) -> Int[Tensor, "*rest 1"]:
         return ((steps.long() + self.levels // 2) * self.basis).sum(-1, keepdim=True)

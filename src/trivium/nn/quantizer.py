@@ -42,7 +42,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, ids: Int[Tensor, "*rest q"]) -> Float[Tensor, "*rest d"]:
-        """Return the vectors of ids, in float32; of the first few levels alone, a coarser vector."""
+        """Return the vectors of ids, in float32; an id of -1 adds nothing (a coarser vector)."""
 
 
 def straight_through(x: Float[Tensor, "*rest d"], rounded: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:

@@ -14,7 +14,7 @@ from trivium.core.errors import CheckpointError, TriviumError
 from trivium.core.files import write_atomic
 
 M = TypeVar("M", bound=nn.Module)
-VERSION = "1"
+VERSION = 1
 MOST_TEXT = 1 << 20
 """Characters of JSON; what describes a small module fits in a few hundred."""
 
@@ -32,8 +32,9 @@ def save_module(path: Path, kind: str, module: nn.Module, about: Mapping[str, An
         CheckpointError: the disk is full or the folder cannot be written.
     """
     tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
-    head = {"format": kind, "version": VERSION, "about": json.dumps(about, allow_nan=False)}
-    write_atomic(path, save(tensors, head))
+    # One entry: safetensors writes several in another order every time, and equal modules would be unequal files.
+    head = json.dumps({"format": kind, "version": VERSION, "about": about}, allow_nan=False)
+    write_atomic(path, save(tensors, {"trivium": head}))
 
 
 def load_module(path: Path, kind: str, build: Callable[[dict[str, Any]], M], todo: str) -> M:
@@ -53,12 +54,13 @@ def load_module(path: Path, kind: str, build: Callable[[dict[str, Any]], M], tod
     """
     try:
         with safe_open(path, framework="pt") as file:
-            head = file.metadata() or {}
-            if (head.get("format"), head.get("version")) != (kind, VERSION):
-                raise ValueError(f"format {head.get('format')!r} version {head.get('version')!r}")
-            if len(head["about"]) > MOST_TEXT:
-                raise ValueError(f"{len(head['about']):,} characters of description")
-            about = json.loads(head["about"])
+            text = (file.metadata() or {})["trivium"]
+            if len(text) > MOST_TEXT:
+                raise ValueError(f"{len(text):,} characters of description")
+            head = json.loads(text)
+            if (head["format"], head["version"]) != (kind, VERSION):
+                raise ValueError(f"format {head['format']!r} version {head['version']!r}")
+            about = head["about"]
             with torch.device("meta"):
                 expected = {name: list(value.shape) for name, value in build(about).state_dict().items()}
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -1,0 +1,148 @@
+"""The action VAE: the divergence, active latents, learning, determinism, files, bad input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from wave_chunks import waves
+
+from trivium.action import autoencoder
+from trivium.action.vae import ActionVae, VaeConfig, charge, divergence_from_prior
+from trivium.core.errors import CheckpointError, ConfigError, DataError
+
+CONFIG = VaeConfig(latent_dim=12, beta=1e-4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoder, "STEPS", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
+def vae() -> ActionVae:
+    return CONFIG.fit(waves(1000, 8, 4))
+
+
+def test_the_divergence_is_that_of_torch():
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(200, 32), 2 * torch.randn(200, 32)
+    prior, posterior = Normal(torch.zeros(200, 32), 1.0), Normal(mean, (log_variance / 2).exp())
+    found = divergence_from_prior(mean.double(), log_variance.double())
+    expected = kl_divergence(
+        Normal(posterior.loc.double(), (log_variance.double() / 2).exp()), Normal(prior.loc.double(), 1.0)
+    )
+    assert (found - expected).abs().max() <= 1e-6
+    # Summed over latents, mean over chunks: a mean over latents would be 32 times smaller.
+    assert abs(charge(found, 0.0) - expected.sum(1).mean()) <= 1e-6
+    small = divergence_from_prior(0.1 * mean, 0.1 * log_variance)
+    assert (small - kl_divergence(Normal(0.1 * mean, (0.05 * log_variance).exp()), prior)).abs().max() <= 1e-6
+
+
+def test_free_bits_are_not_charged_and_have_no_gradient():
+    divergence = torch.tensor([[0.1, 2.0], [0.3, 4.0]], requires_grad=True)
+    found = charge(divergence, 1.0)
+    assert found.item() == pytest.approx(np.log(2) + 3.0)
+    found.backward()
+    assert divergence.grad.tolist() == [[0.0, 0.5], [0.0, 0.5]]
+
+
+def test_chunks_come_back_and_latents_are_about_one_wide(vae: ActionVae):
+    fresh = waves(500, 8, 4, seed=1)
+    latents = vae.encode(fresh)
+    assert latents.shape == (500, 12)
+    assert 0.5 < latents.std() < 1.5
+    painted = vae.decode(latents)
+    assert np.sqrt(((painted - fresh) ** 2).mean()) < 0.4 * fresh.std()
+    assert vae.active_units(fresh) > 6
+
+
+def test_it_overfits_a_few_chunks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(autoencoder, "STEPS", 300)
+    few = waves(16, 8, 4)
+    vae = CONFIG.replace(latent_dim=8, beta=1e-6).fit(few)
+    assert np.sqrt(((vae.decode(vae.encode(few)) - few) ** 2).mean()) < 0.02
+
+
+def test_two_ways_of_moving_keep_a_latent_awake(capsys: pytest.CaptureFixture[str]):
+    """Bimodal chunks: one latent says which of the two; too high a price puts all to sleep."""
+    sign = np.random.default_rng(0).choice([-1, 1], (600, 1, 1))
+    chunks = (sign * np.linspace(0, 1, 8)[None, :, None] * np.ones(2)).astype(np.float32)
+    vae = VaeConfig(latent_dim=4, beta=1e-2).fit(chunks)
+    assert vae.active_units(chunks) >= 1
+    assert f"action VAE: {vae.active_units(chunks)} of 4 latents are active" in capsys.readouterr().out
+    assert np.sign(vae.decode(vae.encode(chunks))[:, -1, 0]).tolist() == sign[:, 0, 0].tolist()
+
+
+def test_a_high_price_puts_latents_to_sleep_and_free_bits_keep_them_awake(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(autoencoder, "STEPS", 400)
+    chunks = waves(800, 4, 2)
+    dear = VaeConfig(latent_dim=6, beta=10.0)
+    assert dear.fit(chunks).active_units(chunks) == 0
+    assert dear.replace(free_bits=1.0).fit(chunks).active_units(chunks) > 0
+
+
+def test_latents_of_zero_are_one_typical_chunk(vae: ActionVae):
+    nothing = np.zeros((2, 12), np.float32)
+    first, second = vae.decode(nothing)
+    assert np.array_equal(first, second)
+    assert np.array_equal(vae.decode(nothing), vae.decode(nothing))
+    assert np.abs(first).max() < 0.3
+    vae.train()
+    assert np.array_equal(vae.encode(waves(5, 8, 4)), vae.eval().encode(waves(5, 8, 4)))
+
+
+def test_any_latents_decode_within_the_limit(vae: ActionVae):
+    wild = np.random.default_rng(0).normal(0, 1, (500, 12)) * np.logspace(-3, 30, 500)[:, None]
+    chunks = vae.decode(np.concatenate([wild, np.full((1, 12), 1e308)]))
+    assert np.isfinite(chunks).all()
+    assert np.abs(chunks).max() <= 1.5
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path: Path):
+    for number, seed in enumerate((0, 0, 1)):
+        CONFIG.fit(waves(200, 8, 4), seed).save(tmp_path / f"{number}")
+    files = [(tmp_path / f"{number}").read_bytes() for number in range(3)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_saved_vae_is_the_same_and_knows_its_robot(vae: ActionVae, tmp_path: Path):
+    path = tmp_path / "vae.safetensors"
+    vae.save(path)
+    again, chunks = ActionVae.load(path, 8, 4), waves(20, 8, 4, seed=4)
+    assert np.array_equal(again.encode(chunks), vae.encode(chunks))
+    assert np.array_equal(again.decode(again.encode(chunks)), vae.decode(vae.encode(chunks)))
+    with pytest.raises(CheckpointError, match="codes of chunks of 8 steps x 4 dimensions; expected 8 x 6"):
+        ActionVae.load(path, 8, 6)
+    path.write_bytes(path.read_bytes().replace(b"trivium-action-vae", b"trivium-action-van"))
+    with pytest.raises(CheckpointError, match=r"format 'trivium-action-van' .*expected a whole file of format"):
+        ActionVae.load(path, 8, 4)
+
+
+def test_what_does_not_fit_is_named(vae: ActionVae):
+    with pytest.raises(ConfigError, match=r"vae\.latent_dim: found 12; expected at most 8, the numbers of a chunk"):
+        CONFIG.fit(waves(10, 4, 2))
+    with pytest.raises(DataError, match=r"action latents: found shape \(3, 11\); expected finite numbers, 12 a chunk"):
+        vae.decode(np.zeros((3, 11)))
+    with pytest.raises(DataError, match="action latents: found NaN or infinity"):
+        vae.decode(np.full((3, 12), np.nan))
+    with pytest.raises(DataError, match=r"action chunk 0: found shape \(6, 4\); expected \(8, 4\)"):
+        vae.encode(np.zeros((1, 6, 4)))
+    chunks = waves(10, 8, 4)
+    chunks[4, 1, 0] = np.inf
+    with pytest.raises(DataError, match="action chunk 4: found inf at step 1, dimension 0"):
+        CONFIG.fit(chunks)
+
+
+def test_dimensions_that_never_move_stay_where_they_are():
+    chunks = waves(300, 8, 4)
+    chunks[:, :, 1] = -0.75
+    vae = CONFIG.fit(chunks)
+    assert np.abs(vae.decode(vae.encode(chunks))[:, :, 1] + 0.75).max() < 0.15
+    frozen = np.full((50, 8, 4), 0.5, np.float32)
+    vae = CONFIG.fit(frozen)
+    np.testing.assert_allclose(vae.decode(vae.encode(frozen)), frozen, atol=0.02)
