@@ -104,10 +104,11 @@ def measure_text(world: World, stage: str, step: int | None = None) -> None:
             source = world.source(text.source)
             found = _held_out(world.config, text, source)
             order = numpy_rng(0, "held-out", text.name).permutation(len(found))
-            # A document has some 20 tokens at least; reading is lazy, but bad ones must be known before.
-            samples, _ = _readable(source, found[order[: text.num_tokens // 20 + 1]])
+            # A sample of text has 20 tokens or more as a rule.
+            samples, chosen = _readable(source, found[order[: text.num_tokens // 20 + 1]])
             samples = [world.chain.forward(sample, None) for sample in samples]
-            scores.append(score(text.name, world.model.language, samples, text.num_tokens))
+            groups = source.groups()[chosen]
+            scores.append(score(text.name, world.model.language, samples, groups, text.num_tokens))
     report = {"stage": stage, "step": step, "texts": [found.model_dump(mode="json") for found in scores]}
     write_json(world.folder / f"text/{name}.json", report | {"seconds": round(time.perf_counter() - start, 2)})
     for found in scores:

@@ -26,6 +26,10 @@ def language():
     return TinyLanguageConfig(sentinels=("<file_sep>",)).build().eval()
 
 
+def measured(name, language, samples, num_tokens, groups=None):
+    return score(name, language, samples, np.arange(len(samples)) if groups is None else np.array(groups), num_tokens)
+
+
 def alone(language, text):
     """The definition: cross-entropy of every token but the first, of one document in a row of its own."""
     tokens = torch.tensor(language.vocab.encode(text))[None]
@@ -37,7 +41,7 @@ def alone(language, text):
 
 def test_scores_are_those_of_documents_alone(language):
     texts = ["the first", "a second, longer document", "x", "the third one"]
-    found = score("a", language, [document(text) for text in texts], 1000)
+    found = measured("a", language, [document(text) for text in texts], 1000)
     kept = [text for text in texts if len(text) > 1]
     assert found.nats == pytest.approx([alone(language, text) for text in kept], abs=1e-4)
     assert found.bytes == tuple(len(text) - 1 for text in kept)
@@ -50,20 +54,29 @@ def test_scores_are_those_of_documents_alone(language):
 def test_long_documents_are_cut_into_windows(language, monkeypatch):
     monkeypatch.setattr(heldout, "WINDOW", 8)
     text = "abcdefghijklmnopqrs"
-    found = score("a", language, [document(text)], 1000)
+    found = measured("a", language, [document(text)], 1000)
     parts = ["abcdefgh", "ijklmnop", "qrs"]
     assert found.nats == pytest.approx([sum(alone(language, part) for part in parts)], abs=1e-4)
     assert found.bytes == (7 + 7 + 2,)
 
 
+def test_pieces_of_one_document_are_resampled_together(language):
+    samples = [document(text) for text in ("abcdef", "ghij", "klmnop")]
+    apart = measured("a", language, samples, 1000)
+    found = measured("a", language, samples, 1000, groups=[7, 3, 7])
+    assert found.nats == pytest.approx((apart.nats[1], apart.nats[0] + apart.nats[2]))
+    assert found.bytes == (3, 10)
+    assert found.bits_per_byte == pytest.approx(apart.bits_per_byte)
+
+
 def test_whole_documents_until_enough(language):
-    found = score("a", language, [document("0123456789", str(i)) for i in range(9)], 20)
+    found = measured("a", language, [document("0123456789", str(i)) for i in range(9)], 20)
     assert found.tokens == 27
 
 
 def test_nothing_to_score_is_an_error(language):
     with pytest.raises(DataError, match=r"held-out text 'old': found no document of two tokens; expected text"):
-        score("old", language, [document("x"), document("")], 10)
+        measured("old", language, [document("x"), document("")], 10)
 
 
 def test_bits_per_byte_do_not_depend_on_the_vocabulary():
@@ -106,8 +119,8 @@ def test_bytes_of_words_and_sentinels():
 
 def test_sentinels_count_as_they_are_spelled(language):
     words = ("<file_sep>",)
-    found = score("a", language, [document("<file_sep>ab", sentinels=words)], 9)
+    found = measured("a", language, [document("<file_sep>ab", sentinels=words)], 9)
     assert found.bytes == (2,)
     assert found.tokens == 2
-    spelled = score("a", language, [document("<file_sep>ab")], 9)
+    spelled = measured("a", language, [document("<file_sep>ab")], 9)
     assert spelled.bytes == (11,)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from trivium.core.batch import IGNORE, Kind
@@ -66,8 +67,10 @@ class Window:
     """Of all tokens but the first."""
 
 
-def score(name: str, language: LanguageModel, samples: Sequence[Sample], num_tokens: int) -> TextScore:
-    """Score documents in order until `num_tokens` are reached.
+def score(
+    name: str, language: LanguageModel, samples: Sequence[Sample], groups: Int[np.ndarray, " n"], num_tokens: int
+) -> TextScore:
+    """Score samples in order until `num_tokens` are reached; those of one group are one document, cut by its source.
 
     The first token of a window has nothing before it and is not scored, nor are its bytes counted; the end of a
     document is no text. Bytes are those of the text as it stands: sentinels count as they are spelled.
@@ -77,7 +80,8 @@ def score(name: str, language: LanguageModel, samples: Sequence[Sample], num_tok
     """
     windows: list[Window] = []
     total = 0
-    for document, sample in enumerate(samples):
+    owners = np.unique(groups, return_inverse=True)[1].tolist()
+    for document, sample in zip(owners, samples, strict=True):
         found = list(_windows(language, document, sample))
         windows += found
         total += sum(len(window.tokens) - 1 for window in found)
