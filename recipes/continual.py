@@ -57,7 +57,7 @@ def recipe() -> Run:
                 path="build/weights/smollm2-135m", num_layers=30, num_extra_tokens=258, sentinels=FIM
             ),
             action=FlowConfig(horizon=8, width=96, depth=2, heads=3),
-            fast=FastConfig(vocab_size=256),
+            tokenizer=FastConfig(vocab_size=256),
         ),
         stages=(read(),),
         health=CheckConfig(
