@@ -6,6 +6,8 @@ Seconds     are of CPU time, on one thread: what stands beside does not matter
 Output      a table for a person, then one JSON line for a log; in FOLDER true and painted pictures side by side
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 import json
 import sys
 import time

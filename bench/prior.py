@@ -11,6 +11,8 @@ Object and goal are shown to the policy as the simulator knows them (src/trivium
 gripper's state alone. Both arms share normalisation, demonstrations, steps, seeds and episodes.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false
+
 import json
 import sys
 import tempfile

@@ -7,6 +7,8 @@ Output      a table for a person, then one JSON line for a log: medians of round
             a step is forward and backward, the normalisation of pixels included on both sides
 """
 
+# pyright: reportArgumentType=false
+
 import json
 import statistics
 import sys

@@ -106,7 +106,7 @@ def general() -> Iterator[dict]:
         yield {"id": f"python/{name}", "text": text, "license": "PSF-2.0"}
     packages = {package.metadata["Name"]: package.metadata for package in metadata.distributions()}
     for name, about in sorted(packages.items()):
-        license = about.get("License-Expression") or (about.get("License") or "unknown").splitlines()[0]
+        license = about.get("License-Expression") or (about.get("License") or "unknown").splitlines()[0]  # pyright: ignore[reportAttributeAccessIssue]
         body = about.get_payload() or about.get("Description") or ""  # pyright: ignore[reportAttributeAccessIssue]
         if len(body) > 500:
             yield {"id": name, "text": body, "license": license}

@@ -60,7 +60,7 @@ class Stage(StageConfig):
         optimizer, table = super().build(objective)
         if self.lora is not None:
             language = _language(objective, f"stages.{self.name}.lora")
-            if not any(parameter.requires_grad for parameter in language.lora.parameters()):
+            if not any(parameter.requires_grad for parameter in language.lora.parameters()):  # pyright: ignore[reportAttributeAccessIssue]
                 raise ConfigError(
                     f"stages.{self.name}.learn",
                     f"{', '.join(self.learn)}, and adapters that do not learn",

@@ -171,7 +171,7 @@ class FastTokenizer(TableTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build again from what was kept."""
-        self.__dict__.update(FastTokenizer.from_json(state).__dict__)
+        self.__dict__.update(FastTokenizer.from_json(state).__dict__)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _learn(ids: Int[np.ndarray, "m z"], num_letters: int, vocab_size: int) -> tuple[list[Pair], int]:
@@ -212,8 +212,8 @@ def _words(merges: Sequence[Pair], radius: int, longest: int) -> list[tuple[int,
         if len(word := words[left] + words[right]) > longest:
             raise ValueError(f"a word of {len(word)} coefficients in chunks of {longest}")
         if word not in known:
-            known.add(word)
-            words.append(word)
+            known.add(word)  # pyright: ignore[reportArgumentType]
+            words.append(word)  # pyright: ignore[reportArgumentType]
     return words
 
 

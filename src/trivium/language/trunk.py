@@ -57,7 +57,7 @@ class Masks:
             raise _strange(trunk, f"{strange[0]} layers", "attention layers, full or with a sliding window")
         window = getattr(config, "sliding_window", None)
         windowed = window is not None and (SLIDING in kinds or not kinds)
-        self.window = int(window) if windowed else None
+        self.window = int(window) if windowed else None  # pyright: ignore[reportArgumentType]
         self.by_layer = SLIDING in kinds
         if self.by_layer and self.window is None:
             raise _strange(trunk, f"{SLIDING} layers and no sliding_window", "a window in config.json")

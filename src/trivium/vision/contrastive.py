@@ -65,7 +65,7 @@ class ContrastiveHead(nn.Module):
         if parallel.world_size() > 1:
             # One exchange for both sides: ranks that ran two backwards in different orders would wait for each other.
             both, _ = gather(torch.cat([x, y], dim=1))
-            others = Others(*both.chunk(2, dim=1), start)
+            others = Others(*both.chunk(2, dim=1), start)  # pyright: ignore[reportCallIssue]
         scale = self.log_scale.float().exp()
         if self.bias is None:
             return clip_losses(x, y, scale, same, others)

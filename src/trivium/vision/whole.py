@@ -61,7 +61,7 @@ class PretrainedResnet(Encoder):
         self.image_size = image_size
         side = self.side(model.config, num_layers, image_size)
         self.grid = (side, side)
-        self.width = self.blocks[-1].layer[-1].convolution.out_channels
+        self.width = self.blocks[-1].layer[-1].convolution.out_channels  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
         self.train()
 
     @staticmethod

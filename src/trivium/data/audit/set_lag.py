@@ -129,7 +129,8 @@ def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int], expect
 
     def peak_of(parts: list[np.ndarray]) -> int:
         """Count each way alike, however much of its own target it explains."""
-        return int(sum(part / max(float(part.max()), 1e-9) for part in parts).argmax())
+        total = np.sum([part / max(float(part.max()), 1e-9) for part in parts], axis=0)
+        return int(total.argmax())
 
     everyone = np.arange(evidence[0][1].shape[1])
     parts = ways(everyone)

@@ -130,7 +130,11 @@ def rows_odds(state: Streams, action: Streams, looks: list[Streams]) -> list[Flo
             break
         chosen = rng.permutation(len(rows))[:MAX_STEPS]
         trees = ExtraTreesClassifier(
-            100, min_samples_leaf=3, max_features=0.4, class_weight="balanced", random_state=0
+            100,
+            min_samples_leaf=3,
+            max_features=0.4,
+            class_weight="balanced",
+            random_state=0,  # pyright: ignore[reportArgumentType]
         ).fit(rows[chosen], label[chosen])
         for e in (e for e in suspects if e % NUM_FOLDS == f):
             share = np.clip(trees.predict_proba(traits[0][e])[:, 1], 1e-5, 1 - 1e-5)
