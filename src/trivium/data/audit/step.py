@@ -132,9 +132,9 @@ def rows_odds(state: Streams, action: Streams, looks: list[Streams]) -> list[Flo
         trees = ExtraTreesClassifier(
             100,
             min_samples_leaf=3,
-            max_features=0.4,
+            max_features=0.4,  # pyright: ignore[reportArgumentType]
             class_weight="balanced",
-            random_state=0,  # pyright: ignore[reportArgumentType]
+            random_state=0,
         ).fit(rows[chosen], label[chosen])
         for e in (e for e in suspects if e % NUM_FOLDS == f):
             share = np.clip(trees.predict_proba(traits[0][e])[:, 1], 1e-5, 1 - 1e-5)
