@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ ENCODERS = {
     "DINOv2 4 layers": PretrainedVisionConfig(path="build/weights/dinov2-small", num_layers=4, image_size=112),
 }
 RATES = {"ViT 96 x 4 from scratch": 1e-3, "DINOv2 4 layers": 1e-4}
-ARMS = {"MAE": {"contrastive": 0.0}, "CLIP": {"mae": 0.0}}
+ARMS: dict[str, dict[str, Any]] = {"MAE": {"contrastive": 0.0}, "CLIP": {"mae": 0.0}}
 FOLDS, COMPONENTS, DRAWS = 4, 256, 1000
 
 
@@ -101,7 +102,8 @@ def learn(
     """Train for some seconds; return the steps taken and the last loss."""
     decoder = MaeConfig(width=96, depth=1, heads=3)
     config = VisionObjectiveConfig(decoder=decoder, projection_width=128, **ARMS[arm])
-    objective = config.build(SimpleNamespace(vision=encoder, language=language))
+    model: Any = SimpleNamespace(vision=encoder, language=language)
+    objective = config.build(model)
     own = "decoder" if arm == "MAE" else "contrast"
     stage = StageConfig(name="see", steps=STEPS, learn=("vision", own), lr=1e-3, lr_groups={"vision": rate})
     optimizer, _ = stage.build(objective)
