@@ -5,7 +5,8 @@ Data        a folder of `trivium demo-data`: robot/ and captions/ (the words of 
 Arms        MAE alone and CLIP alone, each on a small ViT from scratch and on four layers of DINOv2; three seeds of
             weights, order and masks each, SECONDS of processor time an arm (one thread, float32)
 Protocol    70 % of the episodes are trained on; frames of the others are probed, split by episode once more. The
-            control is the SAME encoder before training. Margins are paired by episode (1000 bootstrap draws)
+            control is the SAME encoder before training. Margins are paired by episode (1000 bootstrap draws over
+            folds and episodes); the line of an arm is the mean margin of its seeds under the same draws
 Output      a table for a person, then one JSON line for a log
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +33,11 @@ from trivium.data.row import collate
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.parquet import ImageTextConfig
 from trivium.language.model import PretrainedLanguageConfig
-from trivium.probe.check import HealthConfig, health_check
+from trivium.probe.curve import Shares, estimate, resample
 from trivium.probe.features import pool_grid
+from trivium.probe.probes import Problem, linear
+from trivium.probe.reduce import reduce
+from trivium.probe.split import check_mask, split_by_episode
 from trivium.probe.tasks import number_tasks, object_position
 from trivium.train.gradient import differentiate
 from trivium.train.schedule import lr_share
@@ -49,8 +54,8 @@ ENCODERS = {
     "DINOv2 4 layers": PretrainedVisionConfig(path="build/weights/dinov2-small", num_layers=4, image_size=112),
 }
 RATES = {"ViT 96 x 4 from scratch": 1e-3, "DINOv2 4 layers": 1e-4}
-ARMS = {"MAE": {"contrastive": 0.0}, "CLIP": {"mae": 0.0}}
-PROBE = HealthConfig(num_folds=4, num_sizes=1, num_components=256, mlp_steps=8)
+ARMS: dict[str, dict[str, Any]] = {"MAE": {"contrastive": 0.0}, "CLIP": {"mae": 0.0}}
+FOLDS, COMPONENTS, DRAWS = 4, 256, 1000
 
 
 class Data:
@@ -99,7 +104,8 @@ def learn(
     """Train for some seconds; return the steps taken and the last loss."""
     decoder = MaeConfig(width=96, depth=1, heads=3)
     config = VisionObjectiveConfig(decoder=decoder, projection_width=128, **ARMS[arm])
-    objective = config.build(SimpleNamespace(vision=encoder, language=language))
+    model: Any = SimpleNamespace(vision=encoder, language=language)
+    objective = config.build(model)
     own = "decoder" if arm == "MAE" else "contrast"
     stage = StageConfig(name="see", steps=STEPS, learn=("vision", own), lr=1e-3, lr_groups={"vision": rate})
     optimizer, _ = stage.build(objective)
@@ -116,41 +122,77 @@ def learn(
     return steps, sum(losses) / len(losses)
 
 
+class Probe:
+    """The linear probe of the health check over one split, and its score under every bootstrap draw."""
+
+    def __init__(self, data: Data) -> None:
+        self.values = object_position(data.probed, "object").values
+        self.tasks = number_tasks([sample.of(Text)[0].text for sample in data.probed])
+        _, self.number = np.unique(data.episodes, return_inverse=True)
+        unseen = np.zeros(len(self.number), bool)
+        self.folds = split_by_episode(self.number, self.tasks, unseen, FOLDS, numpy_rng(0, "split"))
+        fold_of = np.empty(self.number.max() + 1, int)
+        for place, fold in enumerate(self.folds):
+            fold_of[self.number[fold.test]] = place
+        self.weights = resample(fold_of, DRAWS, numpy_rng(0, "draws"))
+        around = self.around(self.values)
+        self.live = around.std(0) > 0.01 * around.std(0).max()
+
+    def around(self, values: np.ndarray) -> np.ndarray:
+        """Subtract the mean of each task: telling tasks apart earns nothing."""
+        means = np.stack([values[self.tasks == task].mean(0) for task in range(self.tasks.max() + 1)])
+        return values - means[self.tasks]
+
+    def score(self, matrix: np.ndarray) -> np.ndarray:
+        """Return R2 under every draw, the estimate itself first."""
+        values = self.values[:, self.live]
+        error = np.zeros_like(values)
+        for place, fold in enumerate(self.folds):
+            x, _ = reduce(matrix, fold.train, COMPONENTS, place)
+            inner = check_mask(self.number[fold.train], 0.25, numpy_rng(0, "inner", place))
+            guess = linear(Problem(x[fold.train], values[fold.train], inner, x[fold.test], 0)).test
+            error[fold.test] = (guess - values[fold.test]) ** 2
+        sums = np.zeros((2, self.number.max() + 1, values.shape[1]))
+        np.add.at(sums[0], self.number, error)
+        np.add.at(sums[1], self.number, self.around(values) ** 2)
+        return Shares(sums[0], sums[1]).score(self.weights)
+
+
 def main(folder: Path, seconds: float) -> None:
     """Train and probe all arms, print the table and the line."""
     torch.set_num_threads(1)
     data = Data(folder)
-    target = object_position(data.probed, "object")
-    tasks = number_tasks([next(text.text for text in sample.of(Text)) for sample in data.probed])
-    language = (
-        PretrainedLanguageConfig(path="build/weights/smollm2-135m", num_layers=1, num_extra_tokens=0)
-        .build()
-        .requires_grad_(False)
-    )
+    probe = Probe(data)
+    language = PretrainedLanguageConfig(path="build/weights/smollm2-135m", num_layers=1, num_extra_tokens=0).build()
+    language.requires_grad_(False)
     table = Table(title=f"R2 of object position, linear probe; {seconds:g} s of processor time an arm")
     for header in ("encoder", "learned by", "seed", "steps", "loss", "before", "after", "margin, 95 %"):
         table.add_column(header)
     lines = []
     for name, config in ENCODERS.items():
         for arm in ARMS:
+            pairs = []
             for seed in range(SEEDS):
                 seed_all(seed)
                 encoder = config.build()
-                before = features(encoder, data)
+                before = probe.score(features(encoder, data))
                 steps, loss = learn(arm, encoder, language, RATES[name], data, seed, seconds)
-                parts = {"aligned": features(encoder, data), "before": before}
-                report = health_check(arm, parts, [target], episodes=data.episodes, tasks=tasks, config=PROBE)
-                result = report.targets[0]
-                scores = {c.encoder: c.scores[-1].value for c in result.curves if c.probe == "linear"}
-                margin = next(m.full for m in result.margins if m.probe == "linear")
-                figures = [scores["before"], scores["aligned"], margin.value, margin.low, margin.high]
-                lines.append([name, arm, seed, steps, round(loss, 3), *(round(x, 3) for x in figures)])
-                shown = f"{margin.value:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]"
-                cells = (seed, steps, f"{loss:.3f}", f"{figures[0]:.3f}", f"{figures[1]:.3f}", shown)
-                table.add_row(name, arm, *map(str, cells))
-                note(f"{name}, {arm}, seed {seed}: {steps} steps, {shown}")
+                pairs.append((before, probe.score(features(encoder, data))))
+                lines.append(_line([name, arm, str(seed), steps, round(loss, 3)], *pairs[-1]))
+            mean = [np.mean([pair[side] for pair in pairs], 0) for side in (0, 1)]
+            lines.append(_line([name, arm, "all", 0, 0.0], *mean))
+            for line in lines[-SEEDS - 1 :]:
+                *head, low, value, high = line
+                table.add_row(*map(str, head), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+            note(" ".join(map(str, lines[-1])))
     console.print(table)
     print(json.dumps({"bench": "vision_probe", "seconds": seconds, "rows": lines, "torch": torch.__version__}))
+
+
+def _line(head: list, before: np.ndarray, after: np.ndarray) -> list:
+    margin = estimate(after - before)
+    figures = (before[0], after[0], margin.low, margin.value, margin.high)
+    return [*head, *(round(float(figure), 3) for figure in figures)]
 
 
 if __name__ == "__main__":

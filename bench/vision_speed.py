@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +37,13 @@ DECODER = {"width": 128, "depth": 2, "heads": 4}
 Step = Callable[[], Tensor]
 
 
-def ours(**changes: float) -> VisionObjective:
+def ours(**changes: Any) -> VisionObjective:
     """Build our objective on a small ViT and a frozen reader of captions."""
     torch.manual_seed(0)
     vision = VitConfig(image_size=SIZE, patch_size=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS).build()
     language = TinyLanguageConfig(width=64, num_layers=1, heads=2).build().requires_grad_(False)
-    return VisionObjectiveConfig(decoder=MaeConfig(**DECODER), **changes).build(
-        SimpleNamespace(vision=vision, language=language)
-    )
+    model: Any = SimpleNamespace(vision=vision, language=language)
+    return VisionObjectiveConfig(decoder=MaeConfig(**DECODER), **changes).build(model)
 
 
 def batch() -> Batch:
@@ -86,7 +86,9 @@ def peer_mae(given: Batch) -> tuple[nn.Module, Step]:
         norm_pix_loss=True,
     )
     model = ViTMAEForPreTraining(config).train()
-    return model, lambda: model(normalise(given.images)).loss
+    images = given.images
+    assert images is not None, "pictures"
+    return model, lambda: model(normalise(images)).loss
 
 
 def peer_contrastive(given: Batch, mine: VisionObjective) -> tuple[nn.Module, Step]:
@@ -101,11 +103,15 @@ def peer_contrastive(given: Batch, mine: VisionObjective) -> tuple[nn.Module, St
         patch_size=PATCH,
     )
     model = ViTModel(config, add_pooling_layer=False).train()
+    images, tokens, documents, positions = given.images, given.tokens, given.documents, given.positions
+    assert images is not None, "pictures"
+    assert tokens is not None, "captions"
+    assert documents is not None, "documents"
+    assert positions is not None, "positions"
 
     def step() -> Tensor:
-        seen = model(normalise(given.images)).last_hidden_state[:, 1:].mean(1)
-        embedded = mine.language.embed(given.tokens)
-        read = mine.language(embedded, given.documents, given.positions).mean(1)
+        seen = model(normalise(images)).last_hidden_state[:, 1:].mean(1)
+        read = mine.language(mine.language.embed(tokens), documents, positions).mean(1)
         x, y = F.normalize(mine.contrast.image(seen), dim=-1), F.normalize(mine.contrast.text(read), dim=-1)
         return image_text_contrastive_loss(mine.contrast.log_scale.exp() * y @ x.T)
 

@@ -56,7 +56,7 @@ def test_overfits_sixty_four_pictures_with_a_resnet():
     images = torch.randint(256, (64, 3, 4, 4), generator=generator).repeat_interleave(10, 2).repeat_interleave(10, 3)
     documents = torch.arange(64).unsqueeze(0)
     batch = Batch(images=images.to(torch.uint8), tokens=labels.unsqueeze(0), documents=documents)
-    assert train(learner, batch, 30, 3e-3)["supervised"] < 0.1
+    assert train(learner, batch, 20, 3e-3)["supervised"] < 0.1
     scores = learner.classify(learner.vision(batch.images).mean(1))
     assert torch.equal(scores.argmax(1), labels)
 

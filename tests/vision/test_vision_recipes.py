@@ -1,4 +1,4 @@
-"""Whole runs of vision stages from a recipe: classes with a ResNet, clips and SigLIP with a ViT, handed on."""
+"""Whole runs of vision stages from a recipe: classes with a ResNet, clips and SigLIP with a ViT."""
 
 import io
 import json

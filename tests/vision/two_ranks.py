@@ -20,7 +20,7 @@ from trivium.train.stage import StageConfig
 from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.vit import VitConfig
 
-CAPTIONS = ("a cup", "a red block", "a cup", "door", "a red block", "lamp", "a cup, and much more")
+CAPTIONS = ("a cup", "a red block", "a cup", "door", "a red block", "door", "a cup, and much more")
 """Five of the first rank, two of the second; equal ones within a rank and across."""
 SHARES = (slice(0, 5), slice(5, 7))
 STAGE = StageConfig(name="see", steps=1, learn=("*",), lr=1e-3)

@@ -65,7 +65,8 @@ class ContrastiveHead(nn.Module):
         if parallel.world_size() > 1:
             # One exchange for both sides: ranks that ran two backwards in different orders would wait for each other.
             both, _ = gather(torch.cat([x, y], dim=1))
-            others = Others(*both.chunk(2, dim=1), start)  # pyright: ignore[reportCallIssue]
+            images_of_all, texts_of_all = both.chunk(2, dim=1)
+            others = Others(images_of_all, texts_of_all, start)
         scale = self.log_scale.float().exp()
         if self.bias is None:
             return clip_losses(x, y, scale, same, others)

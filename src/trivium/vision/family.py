@@ -80,7 +80,7 @@ def _siglip2(model: Any) -> Parts:
     parts = model.embeddings
     # It embeds patches that were cut outside, as (row, column, channel): a convolution has the channel first.
     weight = parts.patch_embedding.weight.unflatten(1, (parts.patch_size, parts.patch_size, -1)).permute(0, 3, 1, 2)
-    patch = nn.Conv2d(*weight.shape[1::-1], parts.patch_size, parts.patch_size)  # pyright: ignore[reportCallIssue]
+    patch = nn.Conv2d(weight.shape[1], weight.shape[0], parts.patch_size, parts.patch_size)
     patch.weight, patch.bias = nn.Parameter(weight.detach().contiguous()), parts.patch_embedding.bias
     positions = parts.position_embedding.weight
     return Parts(patch, positions[:0], positions, nn.Identity(), model.encoder.layers, model.post_layernorm)

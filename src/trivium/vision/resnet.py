@@ -67,7 +67,7 @@ class Resnet(Encoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for block in blocks:
-            nn.init.zeros_(block.norms[-1].weight)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(block.norms[-1].get_parameter("weight"))
 
     def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
         """Return the cells of the last feature map, row-major."""

@@ -57,11 +57,11 @@ class PretrainedResnet(Encoder):
         super().__init__()
         self.stem = model.embedder
         blocks = [block for stage in model.encoder.stages for block in stage.layers]
+        self.width = blocks[num_layers - 1].layer[-1].convolution.out_channels
         self.blocks = nn.ModuleList(blocks[:num_layers])
         self.image_size = image_size
         side = self.side(model.config, num_layers, image_size)
         self.grid = (side, side)
-        self.width = self.blocks[-1].layer[-1].convolution.out_channels  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
         self.train()
 
     @staticmethod
