@@ -4,8 +4,7 @@ Command     RAYON_NUM_THREADS=1 OMP_NUM_THREADS=1 python bench/fast.py [CHUNKS] 
 Peer        bench/fast_reference.py, the published tokenizer written from its description, chunk by chunk as it works
 Data        band-limited chunks (below 2 Hz) in the shapes of the paper's table; 3,000 to learn from, 1,000 fresh ones
 Output      a table for a person, then one JSON line for a log. Speeds are chunks a processor-second, best of three;
-            `fit` is of CHUNKS chunks (200,000), beside the peer's on 3,000,
-            because the peer's memory and time grow with
+            `fit` is of CHUNKS chunks (200,000), beside the peer's on 3,000, because its memory and time grow with
             their number. "of a sample": tokens where merges are learned from every fourth of the 3,000 chunks
 """
 

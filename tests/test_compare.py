@@ -82,7 +82,9 @@ def altered(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         source = build(config)
         found = {**source.found.__dict__, **{name: change(source.found) for name, change in changes.items()}}
         source.found = Trajectories(**{name: found[name] for name in Trajectories.__dataclass_fields__})
-        source._episode_of = np.repeat(np.arange(len(source.found.end)), source.found.end - source.found.begin)
+        source._episode_of = np.repeat(
+            np.arange(len(source.found.end), dtype=np.int32), source.found.end - source.found.begin
+        )
         return source
 
     monkeypatch.setattr(LeRobotConfig, "build", other)

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 from fuzz import survive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy.fft import dct, idct
 
 from trivium.action.fast_reader import PublishedFast, PublishedFastConfig, _byte_letters, _sayable, read_folder
 from trivium.action.tokenizer import Reach
 from trivium.core.errors import DataError, SetupError
 
+dct: Any = scipy.fft.dct
+idct: Any = scipy.fft.idct
 FOLDER = Path(__file__).parent / "published_fast"
 """Made by bench/fast_reference.py, which follows the published description."""
 CASES = json.loads((FOLDER / "cases.json").read_text())

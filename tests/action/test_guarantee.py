@@ -93,6 +93,18 @@ def test_real_chunks_need_no_repair(config: Any, setting: Setting) -> None:
     assert tokenizer.num_repaired == 0
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_every_dimension_has_limits_of_its_own(config: Any) -> None:
+    low, high = np.array([-0.1, 0.2, -1.0]), np.array([0.9, 0.3, 0.0])
+    chunks = np.random.default_rng(0).uniform(low, high, (300, 6, 3))
+    tokenizer = config.fit(chunks)
+    decoded = tokenizer.decode_all(wild(tokenizer.vocab_size, tokenizer.encode_all(chunks), 900))
+    below, above = decoded.min((0, 1)) - chunks.min((0, 1)), decoded.max((0, 1)) - chunks.max((0, 1))
+    assert (below >= -1e-6).all()
+    assert (above <= 1e-6).all()
+    assert np.abs([below, above]).max() < 0.01, "limits that nothing reaches prove nothing"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_a_million_wild_sequences(config: Any) -> None:

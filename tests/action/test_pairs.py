@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, models, trainers
 
 from trivium.action import fast
-from trivium.action.pairs import learn_first, letter, merge, symbols_of, texts_of
+from trivium.action.pairs import commonest, learn_first, letter, merge, symbols_of, texts_of
 
 
 def plain(ids: np.ndarray, num_letters: int, vocab_size: int) -> tuple[Tokenizer, list[tuple[int, int]]]:
@@ -63,6 +63,12 @@ def test_two_merges_that_spell_one_word_share_its_id() -> None:
     assert fast._distinct(merges[:3], 3, 9)
     bpe = fast._encoder(merges, 3, words)
     assert bpe.encode("".join(map(letter, [0, 1, 2, 0]))).ids == [6]
+
+
+def test_of_pairs_as_common_as_each_other_the_smaller_ids_come_first() -> None:
+    assert commonest(symbols_of(np.array([[4, 5, 9], [2, 3, 9], [2, 3, 8], [4, 5, 8]])), 10) == ((2, 3), 2)
+    assert commonest(symbols_of(np.array([[7, 1], [7, 0]])), 10) == ((7, 0), 1)
+    assert commonest(symbols_of(np.array([[7], [7], [7]])), 10)[1] == 0, "no pair reaches over a chunk's end"
 
 
 def test_first_merges_stop_where_they_are_not_worth_it() -> None:

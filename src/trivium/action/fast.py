@@ -171,7 +171,7 @@ class FastTokenizer(TableTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build again from what was kept."""
-        self.__dict__.update(FastTokenizer.from_json(state).__dict__)  # pyright: ignore[reportAttributeAccessIssue]
+        vars(self).update(vars(FastTokenizer.from_json(state)))
 
 
 def _learn(ids: Int[np.ndarray, "m z"], num_letters: int, vocab_size: int) -> tuple[list[Pair], int]:
@@ -204,7 +204,7 @@ def _words(merges: Sequence[Pair], radius: int, longest: int) -> list[tuple[int,
     Raises:
         ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
     """
-    words = [(value,) for value in range(-radius, radius + 1)]
+    words: list[tuple[int, ...]] = [(value,) for value in range(-radius, radius + 1)]
     known = set(words)
     for left, right in merges:
         if not (0 <= left < len(words) and 0 <= right < len(words)):

@@ -166,7 +166,7 @@ class PublishedFast(TableTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build again from what was kept."""
-        self.__dict__.update(PublishedFast.from_json(state).__dict__)  # pyright: ignore[reportAttributeAccessIssue]
+        vars(self).update(vars(PublishedFast.from_json(state)))
 
     def _nearest(self, wanted: Int[np.ndarray, "m z"]) -> Int[np.ndarray, "m z"]:
         above = np.searchsorted(self._sayable, wanted).clip(max=len(self._sayable) - 1)
