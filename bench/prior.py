@@ -7,8 +7,8 @@ Reference   `heads`: every head with 20 demonstrations of reach and push (percep
             times the steps and batch: 0.88 to 1.00)
 Output      tables for a person, then one JSON line for a log
 
-Object and goal are shown to the policy as the simulator knows them (src/trivium/policies.py); the prior sees the
-gripper's state alone. Both arms share normalisation, demonstrations, steps, seeds and episodes.
+Object and goal are shown to the policy as the simulator knows them, seen from the gripper (src/trivium/policies.py);
+the prior sees the gripper's state alone. Both arms share normalisation, demonstrations, steps, seeds and episodes.
 """
 
 import json
@@ -49,7 +49,7 @@ HORIZON = 8
 TARGETS = ("push-v3", "button-press-topdown-v3", "reach-v3")
 OTHERS = ("drawer-open-v3", "faucet-open-v3", "door-unlock-v3", "plate-slide-v3", "window-open-v3", "handle-press-v3")
 EPISODES, NOISE, MAX_STEPS = 60, 0.3, 100
-FEW, STEPS, PRIOR_STEPS, SEEDS = 5, 400, 1000, (0, 1, 2)
+FEW, STEPS, PRIOR_STEPS, SEEDS = 5, 400, 800, (0, 1, 2)
 SIZE = {"horizon": HORIZON, "width": 64, "depth": 2, "heads": 4}
 HEADS: dict[str, HeadConfig] = {"flow": FlowConfig(**SIZE, num_draws=2), "l1": RegressConfig(**SIZE)}
 ALL_HEADS: dict[str, HeadConfig] = HEADS | {

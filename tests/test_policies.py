@@ -74,7 +74,8 @@ def test_demonstrations_are_normalised_and_know_where_episodes_end(demos: polici
     assert 0.9 < demos.action[..., :3].abs().max() < 2
     assert not demos.action[..., 3].any(), "the gripper never moves"
     assert int((~demos.valid).sum()) == 2 * NUM_EPISODES * 4 * 3 // 2  # k (k - 1) / 2 an episode
-    assert demos.truth.abs().max() <= 0.2
+    assert 0.2 < demos.truth.abs().max() <= 0.4, "seen from the gripper"
+    torch.testing.assert_close(demos.action[:, 0, 0] * 0.2, demos.truth[:, 1, 0], atol=0.05, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Small policies whose eyes are perfect: any action head, fitted to one task in a minute and tried in the simulator.
 
 What a head can learn is compared here without vision and language in the way: instead of pictures it is shown where
-object and goal are. These are simulator truths, which no policy of a run ever sees; a success rate from here is what a
-head does with a perfect encoder.
+object and goal are, seen from the gripper. These are simulator truths, which no policy of a run ever sees; a success
+rate from here is what a head does with a perfect encoder.
 """
 
 import time
@@ -30,6 +30,7 @@ from trivium.nn.mlp import Mlp
 from trivium.train.stage import StageConfig
 
 TRUTHS = ("object", "goal")
+GRIPPER = ("x", "y", "z")
 EYES_WIDTH = 64
 BATCH = 64
 
@@ -54,7 +55,7 @@ class Demonstrations:
     """What normalised them; mirrored, it makes commands of what a policy answers."""
     state: Float[Tensor, "n s"]
     truth: Float[Tensor, "n x 3"]
-    """Where object and goal are, in metres."""
+    """Where object and goal are, seen from the gripper, in metres."""
     action: Float[Tensor, "n k a"]
     valid: Bool[Tensor, "n k"]
 
@@ -96,8 +97,16 @@ def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: 
     """Read samples for a head.
 
     Raises:
-        DataError: the set does not say where object and goal were.
+        DataError: the set does not say where object and goal were, or where the gripper was.
     """
+    if source.names("state")[:3] != GRIPPER:
+        found = ", ".join(source.names("state"))
+        raise DataError(
+            f"set {source.config.path}",
+            f"states {found}",
+            "states that begin with x, y, z of the gripper",
+            "Record one.",
+        )
     for name in TRUTHS:
         if name not in source.truths:
             raise DataError(
@@ -108,6 +117,7 @@ def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: 
             )
     motion = chain.motion(source.motion(samples))
     truth = np.stack([source.found.truth[name][samples] for name in TRUTHS], axis=1)
+    truth = truth - source.found.state[samples][:, None, :3]
     parts = {"state": motion.state, "truth": truth, "action": motion.action, "valid": motion.valid}
     return Demonstrations(chain=chain, **{name: torch.from_numpy(np.array(part)) for name, part in parts.items()})
 
@@ -146,7 +156,9 @@ class SkillPolicy:
         """Return one chunk of commands an observation, in physical units."""
         seen = [self.chain.forward(sample, None) for sample in observations]
         state = torch.from_numpy(np.stack([sample.of(State)[0].values for sample in seen]))
-        truth = np.stack([np.stack([sample.truth[name] for name in TRUTHS]) for sample in observations])
+        truth = np.stack(
+            [[sample.truth[name] - sample.of(State)[0].values[:3] for name in TRUTHS] for sample in observations]
+        )
         context = self.skill.context(state, torch.from_numpy(truth))
         chunks = self.skill.action.sample(context, self.generator).numpy()
         return np.stack([self.chain.inverse(chunk, sample) for chunk, sample in zip(chunks, observations, strict=True)])
