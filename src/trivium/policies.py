@@ -1,8 +1,8 @@
 """Small policies whose eyes are perfect: any action head, fitted to one task in a minute and tried in the simulator.
 
 What a head can learn is compared here without vision and language in the way: instead of pictures it is shown where
-object and goal are, seen from the gripper. These are simulator truths, which no policy of a run ever sees; a success
-rate from here is what a head does with a perfect encoder.
+object and goal are. These are simulator truths, which no policy of a run ever sees; a success rate from here is what a
+head does with a perfect encoder.
 """
 
 import time
@@ -55,7 +55,10 @@ class Demonstrations:
     """What normalised them; mirrored, it makes commands of what a policy answers."""
     state: Float[Tensor, "n s"]
     truth: Float[Tensor, "n x 3"]
-    """Where object and goal are, seen from the gripper, in metres."""
+    """Where object and goal are, in metres."""
+    from_gripper: bool
+    """Whether that is seen from the gripper, as by a camera on the wrist, or from the table, as by a fixed one. From
+    the table a head must learn to subtract, for which five demonstrations are few."""
     action: Float[Tensor, "n k a"]
     valid: Bool[Tensor, "n k"]
 
@@ -93,8 +96,10 @@ def normalise(source: LeRobot, samples: Int[np.ndarray, " n"]) -> Chain:
     return build_chain([NormalizeConfig()], measure([(source, samples)]))
 
 
-def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: Chain) -> Demonstrations:
-    """Read samples for a head.
+def read_demonstrations(
+    source: LeRobot, samples: Int[np.ndarray, " n"], chain: Chain, from_gripper: bool = True
+) -> Demonstrations:
+    """Read samples for a head; `from_gripper` says what its eyes see.
 
     Raises:
         DataError: the set does not say where object and goal were, or where the gripper was.
@@ -117,9 +122,11 @@ def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: 
             )
     motion = chain.motion(source.motion(samples))
     truth = np.stack([source.found.truth[name][samples] for name in TRUTHS], axis=1)
-    truth = truth - source.found.state[samples][:, None, :3]
+    if from_gripper:
+        truth = truth - source.found.state[samples][:, None, :3]
     parts = {"state": motion.state, "truth": truth, "action": motion.action, "valid": motion.valid}
-    return Demonstrations(chain=chain, **{name: torch.from_numpy(np.array(part)) for name, part in parts.items()})
+    tensors = {name: torch.from_numpy(np.array(part)) for name, part in parts.items()}
+    return Demonstrations(chain=chain, from_gripper=from_gripper, **tensors)
 
 
 class Skill(nn.Module):
@@ -146,9 +153,9 @@ class Skill(nn.Module):
 class SkillPolicy:
     """A fitted skill that drives a simulator."""
 
-    def __init__(self, skill: Skill, chain: Chain, seed: int = 0) -> None:
-        """Hold the parts; `seed` fixes what the head draws."""
-        self.skill, self.chain = skill.eval(), chain
+    def __init__(self, skill: Skill, demos: Demonstrations, seed: int = 0) -> None:
+        """Hold the parts; observations are read as the demonstrations were, `seed` fixes what the head draws."""
+        self.skill, self.chain, self.from_gripper = skill.eval(), demos.chain, demos.from_gripper
         self.generator = torch.Generator().manual_seed(key(seed, "act"))
 
     @torch.no_grad()
@@ -156,9 +163,9 @@ class SkillPolicy:
         """Return one chunk of commands an observation, in physical units."""
         seen = [self.chain.forward(sample, None) for sample in observations]
         state = torch.from_numpy(np.stack([sample.of(State)[0].values for sample in seen]))
-        truth = np.stack(
-            [[sample.truth[name] - sample.of(State)[0].values[:3] for name in TRUTHS] for sample in observations]
-        )
+        truth = np.stack([np.stack([sample.truth[name] for name in TRUTHS]) for sample in observations])
+        if self.from_gripper:
+            truth = truth - np.stack([sample.of(State)[0].values[None, :3] for sample in observations])
         context = self.skill.context(state, torch.from_numpy(truth))
         chunks = self.skill.action.sample(context, self.generator).numpy()
         return np.stack([self.chain.inverse(chunk, sample) for chunk, sample in zip(chunks, observations, strict=True)])
@@ -200,7 +207,7 @@ def fit_policy(
         if prior is not None:
             skill.action.load_state_dict(prior)
         _train(skill, demos, _stage(steps, tuple(learn)), seed, skill.context)
-    return SkillPolicy(skill, demos.chain, seed), time.monotonic() - start
+    return SkillPolicy(skill, demos, seed), time.monotonic() - start
 
 
 @dataclass(frozen=True)
