@@ -47,12 +47,20 @@ from trivium.policies import (
 )
 
 HORIZON = 8
-TARGETS = ("push-v3", "button-press-topdown-v3", "reach-v3")
-OTHERS = ("drawer-open-v3", "faucet-open-v3", "door-unlock-v3", "plate-slide-v3", "window-open-v3", "handle-press-v3")
+TARGETS = ("push-v3", "button-press-topdown-v3")
+OTHERS = (
+    "reach-v3",
+    "drawer-open-v3",
+    "faucet-open-v3",
+    "door-unlock-v3",
+    "plate-slide-v3",
+    "window-open-v3",
+    "handle-press-v3",
+)
 EPISODES, NOISE, MAX_STEPS = 60, 0.3, 100
 FEW, STEPS, PRIOR_STEPS, SEEDS = 5, 400, 800, (0, 1, 2)
 SIZE = {"horizon": HORIZON, "width": 64, "depth": 2, "heads": 4}
-HEADS: dict[str, HeadConfig] = {"flow": FlowConfig(**SIZE, num_draws=2), "l1": RegressConfig(**SIZE)}
+HEADS: dict[str, HeadConfig] = {"l1": RegressConfig(**SIZE), "flow": FlowConfig(**SIZE, num_draws=2)}
 ALL_HEADS: dict[str, HeadConfig] = HEADS | {
     "cvae": CvaeConfig(**SIZE),
     "diffusion": DiffusionConfig(**SIZE, num_draws=2),
