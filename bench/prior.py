@@ -12,6 +12,8 @@ from the gripper, with 5 from the table, as a fixed camera shows them (from the 
 sees the gripper's state alone. All arms share normalisation, demonstrations, steps, seeds and episodes.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false
+
 import json
 import sys
 import tempfile

@@ -39,7 +39,6 @@ BATCH = 64
 class HeadConfig(Protocol):
     """The config of any action head."""
 
-    kind: str
     horizon: int
 
     def build(self, action_dim: int, state_dim: int, context_width: int) -> ActionModel:
