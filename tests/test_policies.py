@@ -74,7 +74,24 @@ def test_demonstrations_are_normalised_and_know_where_episodes_end(demos: polici
     assert 0.9 < demos.action[..., :3].abs().max() < 2
     assert not demos.action[..., 3].any(), "the gripper never moves"
     assert int((~demos.valid).sum()) == 2 * NUM_EPISODES * 4 * 3 // 2  # k (k - 1) / 2 an episode
-    assert demos.truth.abs().max() <= 0.2
+
+
+def test_eyes_look_from_the_gripper_or_from_the_table(source: LeRobot, demos: policies.Demonstrations) -> None:
+    assert np.allclose(demos.truth[:, 1], source.found.action[:, :3], atol=1e-6), "the action leads there"
+    table = read_demonstrations(source, np.arange(len(source)), demos.chain, from_gripper=False)
+    assert np.array_equal(table.truth[:, 1], source.found.truth["goal"])
+    # A policy reads an observation as its demonstrations were read.
+    state = State(values=np.array([0.1, 0.2, 0.3, 1.0], np.float32), names=STATE_NAMES)
+    goal = np.array([0.1, 0.2, 0.5], np.float32)
+    truth = {"object": goal, "goal": goal}
+    seen = Sample(id="s", segments=(state,), source="t", license="CC0-1.0", embodiment=EMBODIMENT, truth=truth)
+    for one, expected in ((demos, [0.0, 0.0, 0.2]), (table, [0.1, 0.2, 0.5])):
+        policy, _ = fit_policy(CONFIGS["l1"], one, 1)
+        looked: list[torch.Tensor] = []
+        look = policy.skill.context
+        policy.skill.context = lambda state, truth, look=look, looked=looked: looked.append(truth) or look(state, truth)
+        policy.act([seen])
+        assert looked[0][0, 1].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +169,17 @@ def test_every_head_is_tried_on_every_task(source: LeRobot, tmp_path: Path, monk
     assert scores[0].fit_s > 0
 
 
-def test_what_does_not_fit_is_refused(source: LeRobot, demos: policies.Demonstrations, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(
+    source: LeRobot, demos: policies.Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError, match=r"task push-v3 .*: found 6 episodes; expected at least 7. Record more"):
         choose_episodes(source, ("push-v3",), 7, seed=0)
     with pytest.raises(DataError, match=r"task door-open-v3 .*: found 0 episodes.*Its tasks: push the puck"):
         choose_episodes(source, ("door-open-v3",), 1, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "GRIPPER", ("a", "b", "c"))
+        with pytest.raises(DataError, match=r"found states x, y, z, opening; expected states that begin with x, y, z"):
+            read_demonstrations(source, np.arange(4), demos.chain)
     other = write(tmp_path, truths=("object",)).build()
     with pytest.raises(DataError, match=r"found no column truth.goal; expected a set recorded in a simulator"):
         read_demonstrations(other, np.arange(4), normalise(other, np.arange(4)))

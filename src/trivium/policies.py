@@ -30,6 +30,7 @@ from trivium.nn.mlp import Mlp
 from trivium.train.stage import StageConfig
 
 TRUTHS = ("object", "goal")
+GRIPPER = ("x", "y", "z")
 EYES_WIDTH = 64
 BATCH = 64
 
@@ -38,7 +39,6 @@ BATCH = 64
 class HeadConfig(Protocol):
     """The config of any action head."""
 
-    kind: str
     horizon: int
 
     def build(self, action_dim: int, state_dim: int, context_width: int) -> ActionModel:
@@ -55,6 +55,9 @@ class Demonstrations:
     state: Float[Tensor, "n s"]
     truth: Float[Tensor, "n x 3"]
     """Where object and goal are, in metres."""
+    from_gripper: bool
+    """Whether that is seen from the gripper, as by a camera on the wrist, or from the table, as by a fixed one. From
+    the table a head must learn to subtract, for which five demonstrations are few."""
     action: Float[Tensor, "n k a"]
     valid: Bool[Tensor, "n k"]
 
@@ -92,12 +95,22 @@ def normalise(source: LeRobot, samples: Int[np.ndarray, " n"]) -> Chain:
     return build_chain([NormalizeConfig()], measure([(source, samples)]))
 
 
-def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: Chain) -> Demonstrations:
-    """Read samples for a head.
+def read_demonstrations(
+    source: LeRobot, samples: Int[np.ndarray, " n"], chain: Chain, from_gripper: bool = True
+) -> Demonstrations:
+    """Read samples for a head; `from_gripper` says what its eyes see.
 
     Raises:
-        DataError: the set does not say where object and goal were.
+        DataError: the set does not say where object and goal were, or where the gripper was.
     """
+    if source.names("state")[:3] != GRIPPER:
+        found = ", ".join(source.names("state"))
+        raise DataError(
+            f"set {source.config.path}",
+            f"states {found}",
+            "states that begin with x, y, z of the gripper",
+            "Record one.",
+        )
     for name in TRUTHS:
         if name not in source.truths:
             raise DataError(
@@ -108,8 +121,11 @@ def read_demonstrations(source: LeRobot, samples: Int[np.ndarray, " n"], chain: 
             )
     motion = chain.motion(source.motion(samples))
     truth = np.stack([source.found.truth[name][samples] for name in TRUTHS], axis=1)
+    if from_gripper:
+        truth = truth - source.found.state[samples][:, None, :3]
     parts = {"state": motion.state, "truth": truth, "action": motion.action, "valid": motion.valid}
-    return Demonstrations(chain=chain, **{name: torch.from_numpy(np.array(part)) for name, part in parts.items()})
+    tensors = {name: torch.from_numpy(np.array(part)) for name, part in parts.items()}
+    return Demonstrations(chain=chain, from_gripper=from_gripper, **tensors)
 
 
 class Skill(nn.Module):
@@ -136,9 +152,9 @@ class Skill(nn.Module):
 class SkillPolicy:
     """A fitted skill that drives a simulator."""
 
-    def __init__(self, skill: Skill, chain: Chain, seed: int = 0) -> None:
-        """Hold the parts; `seed` fixes what the head draws."""
-        self.skill, self.chain = skill.eval(), chain
+    def __init__(self, skill: Skill, demos: Demonstrations, seed: int = 0) -> None:
+        """Hold the parts; observations are read as the demonstrations were, `seed` fixes what the head draws."""
+        self.skill, self.chain, self.from_gripper = skill.eval(), demos.chain, demos.from_gripper
         self.generator = torch.Generator().manual_seed(key(seed, "act"))
 
     @torch.no_grad()
@@ -147,6 +163,8 @@ class SkillPolicy:
         seen = [self.chain.forward(sample, None) for sample in observations]
         state = torch.from_numpy(np.stack([sample.of(State)[0].values for sample in seen]))
         truth = np.stack([np.stack([sample.truth[name] for name in TRUTHS]) for sample in observations])
+        if self.from_gripper:
+            truth = truth - np.stack([sample.of(State)[0].values[None, :3] for sample in observations])
         context = self.skill.context(state, torch.from_numpy(truth))
         chunks = self.skill.action.sample(context, self.generator).numpy()
         return np.stack([self.chain.inverse(chunk, sample) for chunk, sample in zip(chunks, observations, strict=True)])
@@ -188,7 +206,7 @@ def fit_policy(
         if prior is not None:
             skill.action.load_state_dict(prior)
         _train(skill, demos, _stage(steps, tuple(learn)), seed, skill.context)
-    return SkillPolicy(skill, demos.chain, seed), time.monotonic() - start
+    return SkillPolicy(skill, demos, seed), time.monotonic() - start
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from trivium.action.diffusion import NUM_LEVELS, DiffusionConfig, DiffusionUnetC
 from trivium.action.diffusion_unet import Unet
 from trivium.action.model import Context
 from trivium.core.errors import ConfigError, SetupError
+from trivium.nn.position import embed_time
 
 pytestmark = needs_diffusers
 TINY, UNET = CONFIGS["diffusion"], CONFIGS["unet"]
@@ -151,6 +152,27 @@ def test_the_u_net_does_not_read_steps_that_are_hidden() -> None:
     second = net(sight, noisy, time, seen)
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])
+
+
+def test_the_u_net_is_the_papers_drawing() -> None:
+    """Down, middle, up, each level two blocks, by hand: what a level kept comes back beside what rises to it."""
+    net, given = awake(DiffusionUnetConfig(horizon=8, width=16, heads=2, depth=3)).network, context(2)
+    noisy, time, sight = torch.randn(2, 8, ACTION), torch.rand(2), net.look(given)
+    condition = torch.cat([net.time(embed_time(time, 16)), sight], 1)
+
+    def twice(blocks: torch.nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        for block in blocks:
+            scale, shift = block.film[1](torch.nn.functional.mish(condition)).unflatten(1, (2, -1)).unbind(1)
+            x = block.second(block.first(x) * scale[..., None] + shift[..., None]) + block.short(x)
+        return x
+
+    first = twice(net.down[0], noisy.mT)
+    second = twice(net.down[1], net.shrink[0](first))
+    third = twice(net.down[2], net.shrink[1](second))
+    assert third.shape == (2, 64, 2)
+    x = net.grow[0](twice(net.up[0], torch.cat([twice(net.middle, third), third], 1)))
+    x = net.grow[1](twice(net.up[1], torch.cat([x, second], 1)))
+    torch.testing.assert_close(net(sight, noisy, time), net.fall(net.last(x)).mT, atol=1e-6, rtol=1e-6)
 
 
 def test_the_u_net_has_the_layers_of_the_paper() -> None:

@@ -132,6 +132,8 @@ class Diffusion(ActionModel):
         x = torch.randn(shape, generator=generator, device=device)
         sight = self.network.look(context)
         self.scheduler.set_timesteps(self.num_steps)
+        # Training on another device left it there.
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
         for level in self.scheduler.timesteps.tolist():
             time = torch.full((shape[0],), level / NUM_LEVELS, device=device)
             noise = self.network(sight, x, time, None)
