@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from trivium.data.plan import Plan
 from trivium.data.source.source import Source
 from trivium.data.source.text import TextConfig
 from trivium.data.transform import Chain
-from trivium.language.continual import ContinualConfig
+from trivium.language.continual import ContinualConfig, ContinualObjective
 from trivium.language.heldout import TextScore, change, score
 from trivium.language.model import LanguageModel, PretrainedLanguageConfig
 from trivium.train.loop import run_stage
@@ -71,7 +70,7 @@ def train(
     used = {bucket.name: sources[bucket.name] for bucket in buckets}
     indexes = {name: count(source, select(source, "train", 0.1), chain, layout) for name, source in used.items()}
     plan = Plan(mixture, indexes, STEPS, seed)
-    objective = ContinualConfig().build(SimpleNamespace(language=language))
+    objective = ContinualObjective(language)
     stage = StageConfig(name="read", steps=STEPS, learn=("language.layers.26-29",), lr=1e-3, warmup_steps=3)
     optimizer, _ = stage.build(objective)
     state = State(Rng(seed))

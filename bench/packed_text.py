@@ -18,7 +18,6 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from trivium.core.objective import Loss, Losses
 from trivium.data.pack import Packer
 from trivium.data.row import Row, collate
 from trivium.language import trunk
-from trivium.language.continual import ContinualConfig, ContinualObjective
+from trivium.language.continual import ContinualObjective
 from trivium.language.model import PretrainedLanguageConfig, TinyLanguageConfig
 from trivium.train.gradient import differentiate
 from trivium.train.optim import Optimizer
@@ -95,7 +94,7 @@ def learner(layers: int) -> tuple[ContinualObjective, ContinualObjective, Optimi
     torch.manual_seed(0)
     config = PretrainedLanguageConfig(path=str(WEIGHTS), num_layers=layers, num_extra_tokens=0)
     language = config.build() if layers else TinyLanguageConfig(width=256, num_layers=4, heads=4).build()
-    objective = ContinualConfig().build(SimpleNamespace(language=language)).to(torch.bfloat16)
+    objective = ContinualObjective(language).to(torch.bfloat16)
     stage = StageConfig(name="a", steps=1, learn=("language.layers", "language.norm"), lr=1e-5)
     return objective, EveryPosition(language), stage.build(objective)[0]
 

@@ -104,10 +104,11 @@ def general() -> Iterator[dict]:
 
     for name, text in sorted(topics.items()):
         yield {"id": f"python/{name}", "text": text, "license": "PSF-2.0"}
-    packages = {package.metadata["Name"]: package.metadata for package in metadata.distributions()}
-    for name, about in sorted(packages.items()):
-        license = about.get("License-Expression") or (about.get("License") or "unknown").splitlines()[0]  # pyright: ignore[reportAttributeAccessIssue]
-        body = about.get_payload() or about.get("Description") or ""  # pyright: ignore[reportAttributeAccessIssue]
+    packages = {package.metadata["Name"]: package for package in metadata.distributions()}
+    for name, package in sorted(packages.items()):
+        about = package.metadata.json  # the headers by name, and the text below them as "description"
+        license = str(about.get("license_expression") or about.get("license") or "unknown").splitlines()[0]
+        body = str(about.get("description", ""))
         if len(body) > 500:
             yield {"id": name, "text": body, "license": license}
 

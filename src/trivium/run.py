@@ -59,8 +59,8 @@ class Stage(StageConfig):
         self.adapt(objective)
         optimizer, table = super().build(objective)
         if self.lora is not None:
-            language = _language(objective, f"stages.{self.name}.lora")
-            if not any(parameter.requires_grad for parameter in language.lora.parameters()):  # pyright: ignore[reportAttributeAccessIssue]
+            adapters = _language(objective, f"stages.{self.name}.lora").get_submodule("lora")
+            if not any(parameter.requires_grad for parameter in adapters.parameters()):
                 raise ConfigError(
                     f"stages.{self.name}.learn",
                     f"{', '.join(self.learn)}, and adapters that do not learn",

@@ -48,7 +48,8 @@ def grown(name):
 def forbidden(vocab):
     """Every id that no text may become: the end, control words, and all that lies above the tokenizer."""
     added = vocab.tokenizer.get_added_tokens_decoder()
-    return {i for i, token in added.items() if token.special and token.content != "<unk>"} | {vocab.end}
+    ours = {vocab.end, *vocab.sentinels.values()}
+    return {i for i, token in added.items() if token.special and token.content != "<unk>"} | ours
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,7 @@ class Masks:
         if strange := sorted(kinds - {FULL, SLIDING}):
             raise _strange(trunk, f"{strange[0]} layers", "attention layers, full or with a sliding window")
         window = getattr(config, "sliding_window", None)
-        windowed = window is not None and (SLIDING in kinds or not kinds)
-        self.window = int(window) if windowed else None  # pyright: ignore[reportArgumentType]
+        self.window = None if window is None or (kinds and SLIDING not in kinds) else int(window)
         self.by_layer = SLIDING in kinds
         if self.by_layer and self.window is None:
             raise _strange(trunk, f"{SLIDING} layers and no sliding_window", "a window in config.json")

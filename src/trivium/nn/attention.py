@@ -59,8 +59,8 @@ def attend_in_chunks(
         for begin, end in spans:
             here, inside = slice(row, row + 1), slice(begin, end)
             seen = mask[here if len(mask) > 1 else slice(0, 1), :, inside, inside]
-            own = (part[here, :, inside] for part in (query, key, value))
-            parts.append(attend(*own, seen, scale, dropout))  # pyright: ignore[reportCallIssue]
+            q, k, v = (part[here, :, inside] for part in (query, key, value))
+            parts.append(attend(q, k, v, seen, scale, dropout))
             assert begin == reached, "chunks lie side by side from the first token on"
             reached = end
         left = query.shape[2] - reached
