@@ -7,7 +7,8 @@ Output      a table for a person, then one JSON line for a log; intervals are Wi
 Faults go into the numbers and the small grey pictures in memory, so that a set is decoded once. A trial puts every
 fault into an episode of its own (of about 120) and audits the whole; clean episodes beside them count as chances of a
 false alarm, and so do trials without any fault. Whole-set lags move every episode at once. Thresholds were chosen on
-button-press-topdown, faucet-open and door-unlock with seed 11 alone; give other seeds and tasks here.
+button-press-topdown, faucet-open and door-unlock (seed 11), that of lost rows also on drawer-open, window-open, push,
+door-lock, handle-press, plate-slide and coffee-button; give other tasks and seeds here.
 """
 
 import argparse

@@ -9,8 +9,6 @@ Set-up      SmolLM2-135M whole, bfloat16; its last four layers learn the manual 
             Intervals are over the documents of one run (paired with before); seeds stand beside one another.
 """
 
-# pyright: reportArgumentType=false
-
 import json
 import sys
 import time

@@ -8,8 +8,6 @@ for steps x dimensions numbers decodes to zeros. No code is copied; see https://
 Command     python bench/fast_reference.py FOLDER    writes the small published folder that tests/action reads
 """
 
-# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportReturnType=false
-
 import json
 import sys
 from pathlib import Path

@@ -6,8 +6,6 @@ Seconds     are of CPU time, on one thread: what stands beside does not matter
 Output      a table for a person, then one JSON line for a log; in FOLDER true and painted pictures side by side
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 import json
 import sys
 import time
@@ -15,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image as Pillow
 from rich.table import Table
 
 from trivium.core.batch import Batch
 from trivium.core.log import console
 from trivium.core.rng import seed_all
-from trivium.data.bucket import select
+from trivium.core.sample import Image
+from trivium.data.bucket import Split, select
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.nn.codebook import VqConfig
 from trivium.nn.fsq import FsqConfig
@@ -42,11 +41,11 @@ def frames(path: str) -> tuple[torch.Tensor, torch.Tensor]:
     source = LeRobotConfig(path=path, views=("top",), horizon=8).build()
     assert isinstance(source, LeRobot)
     found = []
-    for split, wanted in (("train", FRAMES), ("val", TESTED)):
+    sides: tuple[tuple[Split, int], ...] = (("train", FRAMES), ("val", TESTED))
+    for split, wanted in sides:
         samples = select(source, split, VAL_SHARE)
         chosen = samples[np.linspace(0, len(samples) - 1, wanted).astype(int)]
-        pictures = [source.read(int(place)).segments for place in chosen]
-        pixels = np.stack([next(s.pixels for s in segments if hasattr(s, "pixels")) for segments in pictures])
+        pixels = np.stack([source.read(int(place)).of(Image)[0].pixels for place in chosen])
         found.append(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
     return found[0], found[1]
 
@@ -96,7 +95,7 @@ def main(path: str, seconds: float, folder: Path) -> None:
         result |= {f"{name}_steps": steps}
         shown = torch.cat([torch.cat([a, b], 1) for a, b in zip(test[::40], painted[::40], strict=True)], 2)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(shown.permute(1, 2, 0).numpy()).save(folder / f"image_tokens_{name}.png")
+        Pillow.fromarray(shown.permute(1, 2, 0).numpy()).save(folder / f"image_tokens_{name}.png")
     console.print(table)
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 

@@ -11,8 +11,6 @@ Fixture     mean 409 tokens, 99 % below 1426 (log-normal), cut at the row
 Limit       at least twice the real tokens a second
 """
 
-# pyright: reportArgumentType=false
-
 import json
 import sys
 import time

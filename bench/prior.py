@@ -12,13 +12,12 @@ from the gripper, with 5 from the table, as a fixed camera shows them (from the 
 sees the gripper's state alone. All arms share normalisation, demonstrations, steps, seeds and episodes.
 """
 
-# pyright: reportArgumentType=false, reportAssignmentType=false
-
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,12 +60,13 @@ OTHERS = (
 )
 EPISODES, NOISE, MAX_STEPS = 60, 0.3, 100
 FEW, STEPS, PRIOR_STEPS, SEEDS = 5, 400, 800, (0, 1, 2)
-SIZE = {"horizon": HORIZON, "width": 64, "depth": 2, "heads": 4}
+SIZE: dict[str, Any] = {"horizon": HORIZON, "width": 64, "depth": 2, "heads": 4}
+SMALL: dict[str, Any] = {**SIZE, "width": 32}
 HEADS: dict[str, HeadConfig] = {"l1": RegressConfig(**SIZE), "flow": FlowConfig(**SIZE, num_draws=2)}
 ALL_HEADS: dict[str, HeadConfig] = HEADS | {
     "cvae": CvaeConfig(**SIZE),
     "diffusion": DiffusionConfig(**SIZE, num_draws=2),
-    "unet": DiffusionUnetConfig(**SIZE | {"width": 32}, num_draws=2),
+    "unet": DiffusionUnetConfig(**SMALL, num_draws=2),
 }
 LOOKING = ("eyes", "place", "action.expert.context", "action.expert.blocks.*.cross", "action.expert.fall")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -10,8 +10,6 @@ Protocol    70 % of the episodes are trained on; frames of the others are probed
 Output      a table for a person, then one JSON line for a log
 """
 
-# pyright: reportArgumentType=false
-
 import json
 import sys
 import time

@@ -7,8 +7,6 @@ Output      a table for a person, then one JSON line for a log: medians of round
             a step is forward and backward, the normalisation of pixels included on both sides
 """
 
-# pyright: reportArgumentType=false
-
 import json
 import statistics
 import sys
@@ -34,6 +32,14 @@ from trivium.vision.vit import VitConfig
 
 BATCH, SIZE, PATCH, WIDTH, DEPTH, HEADS, WORDS = 32, 112, 14, 192, 6, 3, 24
 DECODER = {"width": 128, "depth": 2, "heads": 4}
+PEER_SIZES: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 4 * WIDTH,
+    "image_size": SIZE,
+    "patch_size": PATCH,
+}
 Step = Callable[[], Tensor]
 
 
@@ -73,12 +79,7 @@ def peer_mae(given: Batch) -> tuple[nn.Module, Step]:
     """Build transformers' MAE with our sizes."""
     torch.manual_seed(0)
     config = ViTMAEConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        image_size=SIZE,
-        patch_size=PATCH,
+        **PEER_SIZES,
         decoder_hidden_size=DECODER["width"],
         decoder_num_hidden_layers=DECODER["depth"],
         decoder_num_attention_heads=DECODER["heads"],
@@ -95,12 +96,7 @@ def peer_contrastive(given: Batch, mine: VisionObjective) -> tuple[nn.Module, St
     """Build transformers' ViT and loss; captions are read by our reader, projections are ours."""
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        image_size=SIZE,
-        patch_size=PATCH,
+        **PEER_SIZES,
     )
     model = ViTModel(config, add_pooling_layer=False).train()
     images, tokens, documents, positions = given.images, given.tokens, given.documents, given.positions

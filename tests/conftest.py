@@ -9,6 +9,7 @@ GL = next((name for name, library in (("osmesa", "OSMesa"), ("egl", "EGL")) if f
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: two workers with two threads each are eight times slower
 if GL:
     os.environ.setdefault("MUJOCO_GL", GL)
 

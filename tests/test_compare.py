@@ -43,6 +43,12 @@ def test_the_command_prints_both_tables_and_writes_two_files(folder: Path, tmp_p
         assert picture.width > 1000
 
 
+def test_a_horizon_among_the_settings_is_not_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "TOKENIZERS", {"bins": BinsConfig()})
+    found = comparing.compare(folder, ["horizon=3"], 4)
+    assert (found.horizon, found.tokenizers[0].tokens_per_chunk) == (3, 6)
+
+
 def test_the_numbers_are_those_of_the_definitions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "TOKENIZERS", {"bins": BinsConfig(), "FAST": FastConfig(vocab_size=128)})
     found = comparing.compare(folder, [], 4)

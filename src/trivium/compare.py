@@ -16,6 +16,7 @@ from trivium.action.choice import TokenizerConfig
 from trivium.action.fast import FastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.tokenizer import ActionTokenizer
+from trivium.core.config import override
 from trivium.core.errors import DataError
 from trivium.core.log import console, note, warn
 from trivium.core.sample import Sample
@@ -124,7 +125,7 @@ def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
         path=str(path),
         robot=source.embodiment,
         fps=source.fps,
-        horizon=horizon,
+        horizon=source.config.horizon,
         dimensions=list(column.names),
         constant=list(column.constant()),
         num_fitted=len(fitted.normal),
@@ -163,14 +164,12 @@ def show(found: Comparison) -> None:
 
 
 def _open(path: Path, settings: list[str], horizon: int) -> EpisodeSource:
-    config = detect(path, settings)
+    config = detect(path)
     if not isinstance(config, EpisodeConfig):
         raise DataError(
             str(path), f"a set of kind {config.kind!r}", "robot episodes, with actions", "`trivium data ls` lists sets."
         )
-    source = config.replace(horizon=horizon).build()  # pyright: ignore[reportAttributeAccessIssue]
-    assert isinstance(source, EpisodeSource), "every EpisodeConfig builds an EpisodeSource"
-    return source
+    return override(config, [f"horizon={horizon}", *settings]).build()
 
 
 def _chunks(source: EpisodeSource, side: str, samples: Int[np.ndarray, " n"], normal: Normalize) -> Chunks:

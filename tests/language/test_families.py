@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers as hf
+from language_sizes import COMMON, GPT2
 from transformers import PreTrainedTokenizerFast
 
 from trivium.core.errors import ConfigError, SetupError
@@ -14,18 +15,6 @@ from trivium.language.vocab import byte_tokenizer
 from trivium.nn import hub
 from trivium.nn.attention import attend_in_chunks
 
-COMMON = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 256,
-    "pad_token_id": 256,
-}
-GPT = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 256}
 HEAD = {**COMMON, "head_dim": 8}
 MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -47,8 +36,8 @@ RIGHT = {
     "gemma3": (hf.Gemma3TextConfig, {**HEAD, **MIXED}),
     "phi3": (hf.Phi3Config, COMMON),
     "starcoder2": (hf.Starcoder2Config, COMMON),
-    "gpt2": (hf.GPT2Config, GPT),
-    "gpt2 untied": (hf.GPT2Config, {**GPT, "tie_word_embeddings": False}),
+    "gpt2": (hf.GPT2Config, GPT2),
+    "gpt2 untied": (hf.GPT2Config, {**GPT2, "tie_word_embeddings": False}),
 }
 REFUSED = {
     "soft caps": (hf.Gemma2Config, HEAD, "soft-capped scores"),

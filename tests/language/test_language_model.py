@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import transformers
+from language_sizes import COMMON, GPT2
 from transformers import PreTrainedTokenizerFast
 
 from trivium.core.errors import ConfigError, SetupError
@@ -12,18 +13,6 @@ from trivium.language.model import LanguageModel, PretrainedLanguageConfig, Tiny
 from trivium.language.vocab import Vocab, byte_tokenizer
 from trivium.train.stage import StageConfig
 
-COMMON = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 256,
-    "pad_token_id": 256,
-}
-GPT2 = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 256}
 FAMILIES = {
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**COMMON, tie_word_embeddings=True)),
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**COMMON, tie_word_embeddings=False)),

@@ -56,6 +56,19 @@ def test_losses_counts_and_weights_are_the_closed_form(model, batch: Batch) -> N
     assert losses.total(losses.counts()).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_sentinels_above_the_action_ids_are_text(config: ModelConfig, batch: Batch) -> None:
+    torch.manual_seed(0)
+    named = config.replace(language=config.language.replace(sentinels=("<|fim|>",)))
+    model = named.build(2, 3)
+    objective, sentinel = VlaConfig(action_token_weight=3.0).build(model), model.language.vocab.span("action").stop
+    assert batch.targets is not None
+    row, place = (batch.targets == batch.targets[batch.targets != IGNORE].max()).nonzero()[0].tolist()
+    targets = batch.targets.clone()
+    targets[row, place] = sentinel
+    counts, changed = objective.counts(batch), objective.counts(replace(batch, targets=targets))
+    assert changed["tokens"] == counts["tokens"] - 3 + 1
+
+
 def test_first_losses_are_those_of_ignorance(config: ModelConfig, batch: Batch) -> None:
     torch.manual_seed(0)
     losses = VlaConfig().build(config.build(2, 3))(batch)

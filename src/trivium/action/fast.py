@@ -205,15 +205,15 @@ def _words(merges: Sequence[Pair], radius: int, longest: int) -> list[tuple[int,
         ValueError: a merge of ids that are not there yet, or a word longer than a chunk.
     """
     words: list[tuple[int, ...]] = [(value,) for value in range(-radius, radius + 1)]
-    known = set(words)
+    known: set[tuple[int, ...]] = set(words)
     for left, right in merges:
         if not (0 <= left < len(words) and 0 <= right < len(words)):
             raise ValueError(f"a merge of ids {left} and {right}, where there are {len(words)}")
         if len(word := words[left] + words[right]) > longest:
             raise ValueError(f"a word of {len(word)} coefficients in chunks of {longest}")
         if word not in known:
-            known.add(word)  # pyright: ignore[reportArgumentType]
-            words.append(word)  # pyright: ignore[reportArgumentType]
+            known.add(word)
+            words.append(word)
     return words
 
 

@@ -17,7 +17,7 @@ MOST_CODES = 1 << 20
 
 
 class FsqConfig(Config):
-    """A fixed grid of codes: no codebook, none of them dead by construction. Paper: arxiv.org/abs/2309.15505."""
+    """A fixed grid of codes: nothing to keep alive, though not all need be used. Paper: arxiv.org/abs/2309.15505."""
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[int, ...] = (8, 5, 5, 5)

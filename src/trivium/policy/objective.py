@@ -167,10 +167,11 @@ class VlaObjective(Objective):
         """Name the positions whose next token is learned, by the kind of that token."""
         if batch.targets is None:
             return []
-        learned, extra = batch.targets != IGNORE, batch.targets >= self.language.vocab.extra_start
+        acts, learned = self.language.vocab.span("action"), batch.targets != IGNORE
+        act = (batch.targets >= acts.start) & (batch.targets < acts.stop)  # sentinels of code lie above, and are text
         kinds = [
-            ("text", self.config.text_weight, learned & ~extra),
-            ("action_token", self.config.action_token_weight, learned & extra),
+            ("text", self.config.text_weight, learned & ~act),
+            ("action_token", self.config.action_token_weight, learned & act),
         ]
         return [kind for kind in kinds if kind[1]]
 

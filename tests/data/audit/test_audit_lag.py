@@ -26,7 +26,7 @@ def test_a_set_in_step_has_no_fault(seed: int):
     assert found.faults == ()
     assert found.measures["lag of action"]["frames"] == 1
     assert found.measures["lag of front"]["frames"] == 0
-    assert found.measures["lag of front"]["confidence"] > 0.7
+    assert found.measures["lag of front"]["confidence"] > 0.95
 
 
 @pytest.mark.parametrize("frames", [-3, -1, 1, 2])

@@ -90,10 +90,10 @@ def whole_set(seen: Recording, pictures: Pictures, delay: int) -> tuple[list[Fin
             reason = lag.reason or f"two lags are about equally likely (confidence {lag.confidence:.2f})"
             unknown.append(Unknown(f"lag of {stream} in the whole set", None, reason))
         elif late:
-            text = f"{stream} about {abs(late)} frames {'late' if late > 0 else 'early'} in the whole set: {expected}"
+            text = f"{stream} {abs(late)} frames {'late' if late > 0 else 'early'} in the whole set: {expected}"
             findings.append(Finding("lag", None, None, late, lag.confidence, text, stream))
 
-    acts = action_lag(seen, delay)
+    acts = action_lag(seen)
     weigh("action", acts, delay - acts.peak, f"moves the state after {acts.peak} frames, expected {delay}")
     for view, picture in pictures.items():
         sees = picture_lag(seen, picture)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from trivium.data.audit.pair import LAGS, feature_map, fold_fit, fold_predict
+from trivium.data.audit.pair import LAGS, ZERO, feature_map, fold_fit, fold_predict
 from trivium.data.audit.recording import Recording
 
 MEMORY = 4
@@ -29,14 +29,14 @@ class SetLag:
 
     peak: int
     confidence: float
-    """Share of bootstraps over episodes whose peak lies on the same side of what is expected (or right there)."""
+    """Share of bootstraps over episodes that have the same peak."""
     r2: tuple[float, ...]
     """By lag, from `LAGS`."""
     reason: str = ""
     """Why it cannot be told; empty where it can."""
 
 
-def action_lag(seen: Recording, expected: int) -> SetLag:
+def action_lag(seen: Recording) -> SetLag:
     """Return the lag at which actions move the state; 1 where action[t] moves it from frame t to frame t+1."""
     state = _unit(seen.state)
     action = _unit(seen.action)
@@ -58,7 +58,7 @@ def action_lag(seen: Recording, expected: int) -> SetLag:
     base = _misses([own for own, _, _ in groups], [y for _, y, _ in groups])
     for place in range(len(lags)):
         errors.append(_misses([np.concatenate([own, a[place]], 1) for own, _, a in groups], [y for _, y, _ in groups]))
-    return _peak([(base[None], np.stack(errors))], lags, expected)
+    return _peak([(base[None], np.stack(errors))], lags)
 
 
 def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> SetLag:
@@ -94,7 +94,8 @@ def picture_lag(seen: Recording, picture: list[Float[np.ndarray, "_ c"]]) -> Set
         found = fold_predict([x[t + lag] for x, t in zip(left, times, strict=True)], moves)
         backward.append(np.stack([((y - p) ** 2).sum(0) for y, p in zip(moves, found, strict=True)]))
     shown = np.stack([(y**2).sum(0) for y in moves])
-    return _peak([(own[[reach]], forward), (shown[None], np.stack(backward))], [int(lag) for lag in LAGS], 0)
+    # Squared errors are compared, not shares of each lag's own variance: over shifted frames that changes by itself.
+    return _peak([(own[[ZERO]], forward), (shown[None], np.stack(backward))], [int(lag) for lag in LAGS])
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -113,7 +114,7 @@ def _misses(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
     return np.add.reduceat(miss, borders, axis=0)
 
 
-def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int], expected: int) -> SetLag:
+def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int]) -> SetLag:
     """Find the lag whose errors (lags, episodes, dimensions) take most away from the whole (1, episodes, dimensions).
 
     There may be a second way to look; it counts only where it says anything.
@@ -142,8 +143,8 @@ def _peak(evidence: list[tuple[np.ndarray, np.ndarray]], lags: list[int], expect
     peak = peak_of(parts)
     rng = np.random.default_rng(0)
     drawn = [lags[peak_of(ways(rng.choice(everyone, len(everyone))))] for _ in range(BOOTSTRAPS)]
-    same = np.sign(np.array(drawn) - expected) == np.sign(lags[peak] - expected)
-    return SetLag(lags[peak], float(same.mean()), tuple(float(x) for x in np.mean(parts, axis=0)))
+    same = float(np.mean(np.array(drawn) == lags[peak]))
+    return SetLag(lags[peak], same, tuple(float(x) for x in np.mean(parts, axis=0)))
 
 
 def _cannot(reason: str) -> SetLag:
