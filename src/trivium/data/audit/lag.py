@@ -8,23 +8,24 @@ from jaxtyping import Float, UInt8
 from scipy.linalg import eigh
 
 from trivium.data.audit.finding import Finding, Unknown
-from trivium.data.audit.pair import LAGS, Evidence, evidence
+from trivium.data.audit.pair import LAGS, ZERO, Evidence, evidence
 from trivium.data.audit.recording import Recording
 
 NUM_COMPONENTS = 24
 """Principal components that stand for a picture."""
-LEAST_EPISODES = 8
-"""Episodes that make a set its own reference."""
-LEAST_NATS = 2.0
-"""Evidence that an episode is out of step. Odds of 7 to 1 look few, but one in step stands 3 or more nats below 0."""
-LEAST_POWER = 3.0
-"""Nats that an episode in step must be expected to have for being in step; below that it cannot be judged."""
-ONE_VIEW_NATS = 2.0
+LEAST_NATS = 3.0
+"""Odds, in nats, that call an episode out of step; one that no lag speaks against by as many cannot be judged."""
+ONE_VIEW_NATS = 4.0
 """What an explanation must gain that blames one of several views."""
-START_NATS = 8.0
+START_NATS = 16.0
 """What an explanation must gain by beginning in the middle of an episode."""
+MOST_NATS = 2.0
+"""What one frame may say: a wild one must not decide for the whole episode."""
 LEAST_PART = 6
 """Frames on each side of a beginning."""
+PICTURE_TRUST = 0.3
+"""Worth of a nat about pictures: what the state does not tell about them, such as an object pushed aside, errs alike
+over many frames. Of 0.3, 0.5 and 1 the first gave fewest false alarms at equal recall (docs/log.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Channel:
     first: str
     second: str
     evidence: Evidence
+    trust: float = 1.0
 
     def lag(self, late: dict[str, int]) -> int:
         """Return by how many frames `second` follows `first` when each stream is late by so many frames."""
@@ -42,28 +44,20 @@ class Channel:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Some streams late by some frames, and what each channel's word about it is worth."""
+    """Some streams late by some frames."""
 
     stream: str
     late: int
     columns: dict[int, int]
     """Column of `LAGS` in which each channel shows it."""
-    weights: dict[int, float]
-    """Nats a unit of excess, by channel."""
-    power: float
-    """Nats a frame by which an episode in step is expected to speak against it."""
-
-    def judged(self, found: list[Channel], e: int) -> int:
-        """Return how many frames of episode `e` have something to say about it."""
-        return max(int(np.isfinite(found[c].evidence.excess[e][:, column]).sum()) for c, column in self.columns.items())
 
     def trace(self, found: list[Channel], e: int) -> Float[np.ndarray, " n"]:
         """Return by frame how many nats episode `e` speaks for it and against being in step."""
-        parts = [
-            -weight * np.nan_to_num(found[c].evidence.excess[e][:, self.columns[c]])
-            for c, weight in self.weights.items()
-            if c in self.columns
-        ]
+        return np.clip(self.whole_trace(found, e), -MOST_NATS, MOST_NATS)
+
+    def whole_trace(self, found: list[Channel], e: int) -> Float[np.ndarray, " n"]:
+        """Do as `trace`, and let a wild frame say what it likes."""
+        parts = [found[c].trust * np.nan_to_num(found[c].evidence.nats[e][:, k]) for c, k in self.columns.items()]
         return np.sum(parts, axis=0)
 
 
@@ -87,17 +81,13 @@ def channels(seen: Recording, pictures: Mapping[str, list[Float[np.ndarray, "_ _
     spans = seen.spans()
     state = [seen.state[span].astype(np.float64) for span in spans]
     action = [seen.action[span].astype(np.float64) for span in spans]
-    pairs = [
-        ("state", "action", evidence(state, action, 4, 4, 2)),
-        ("action", "state", evidence(action, state, 3, 3, 2)),
-    ]
+    pairs = [("action", "state", 1.0, evidence(action, state, own=3, ahead=2, moves=False))]
     for view, picture in pictures.items():
         pairs += [
-            (view, "state", evidence(picture, state, 2, 2, 2)),
-            ("state", view, evidence(state, picture, 2, 2, 1)),
-            (view, "action", evidence(picture, action, 2, 3, 1)),
+            ("state", view, PICTURE_TRUST, evidence(state, picture, own=1, ahead=1, moves=True)),
+            (view, "state", PICTURE_TRUST, evidence(picture, state, own=0, ahead=0, moves=True)),
         ]
-    return [Channel(first, second, found) for first, second, found in pairs if found is not None]
+    return [Channel(first, second, found, trust) for first, second, trust, found in pairs if found is not None]
 
 
 def components(looks: UInt8[np.ndarray, "n p"], spans: list[slice]) -> list[Float[np.ndarray, "_ c"]]:
@@ -113,78 +103,43 @@ def components(looks: UInt8[np.ndarray, "n p"], spans: list[slice]) -> list[Floa
 
 
 def explanations(seen: Recording, found: list[Channel]) -> list[Explanation]:
-    """Weigh everything that may be late by so many frames, as far as the set can tell."""
+    """List everything that may be late by so many frames, as far as a channel can tell."""
     views = tuple(seen.looks)
     late_with: dict[str, tuple[str, ...]] = {"action": ("action",)}
     if views:
         late_with |= {"pictures": views, "state": ("action", *views)}  # of the state only the opposite can be seen
     if len(views) > 1:
         late_with |= {view: (view,) for view in views}
-    counts = seen.end - seen.begin
-    weighed = []
+    listed = []
     for stream, streams in late_with.items():
         for late in (int(lag) for lag in LAGS if lag):
             behind = dict.fromkeys(streams, -late if stream == "state" else late)
-            columns = {c: _column(channel.lag(behind)) for c, channel in enumerate(found) if channel.lag(behind)}
-            weighed.append(_weigh(stream, late, {c: k for c, k in columns.items() if k is not None}, found, counts))
-    return [explanation for explanation in weighed if explanation is not None]
-
-
-def _column(lag: int) -> int | None:
-    return int(lag - LAGS[0]) if LAGS[0] <= lag <= LAGS[-1] else None
-
-
-def _weigh(
-    stream: str, late: int, columns: dict[int, int], found: list[Channel], counts: np.ndarray
-) -> Explanation | None:
-    """Weigh the channels as two normal laws of one covariance are best told apart: in step, or off by just that lag."""
-    means = np.full((len(counts), len(columns)), np.nan)
-    for place, (c, column) in enumerate(columns.items()):
-        for e, excess in enumerate(found[c].evidence.excess):
-            values = excess[:, column]
-            values = values[np.isfinite(values)]
-            if len(values):
-                means[e, place] = values.mean()
-    whole = np.isfinite(means).all(1)
-    if not columns or whole.sum() < LEAST_EPISODES:
-        return None
-    means, root = means[whole], np.sqrt(counts[whole])[:, None]
-    usual = np.median(means, axis=0)
-    off = (means - usual) * root
-    spread = 1.4826 * np.median(np.abs(off), axis=0) + 1e-9
-    off = np.clip(off / spread, -3, 3)  # an episode that is out of step must not widen what is usual
-    covariance = off.T @ off / len(off)
-    covariance = (0.8 * covariance + 0.2 * np.diag(np.diag(covariance))) * np.outer(spread, spread)
-    weight = np.linalg.solve(covariance + 1e-12 * np.eye(len(columns)), np.maximum(usual, 0.0))
-    weight = np.maximum(weight, 0.0)
-    noise = float(weight @ covariance @ weight)
-    if noise <= 0:
-        return None
-    weight *= 2 * float(weight @ usual) / noise
-    power = float(weight @ usual)
-    return Explanation(stream, late, columns, dict(zip(columns, weight, strict=True)), power)
+            lags = {c: channel.lag(behind) for c, channel in enumerate(found)}
+            columns = {c: lag + ZERO for c, lag in lags.items() if lag}
+            listed += [Explanation(stream, late, columns)] * bool(columns)
+    return listed
 
 
 def judge(seen: Recording, found: list[Channel], offered: list[Explanation], e: int) -> Verdict | None:
-    """Return the best explanation of an episode against being in step with the set, if the odds are high enough."""
+    """Return the best explanation of an episode against being in step with the set, if the odds are high enough.
+
+    What is kept of every frame calls the fault; all that frames say then tells streams and lags apart.
+    """
+
+    def gained(x: Explanation, total: float) -> float:
+        return total - (ONE_VIEW_NATS if x.stream in seen.looks else 0.0)
+
     best: Verdict | None = None
-    for explanation in offered:
-        trace = explanation.trace(found, e)
-        start, gained = _start(trace)
-        gained -= ONE_VIEW_NATS if explanation.stream in seen.looks else 0.0
-        told = explanation.power * explanation.judged(found, e) >= LEAST_POWER
-        if told and gained > LEAST_NATS and (best is None or gained > best.nats):
-            best = Verdict(explanation.stream, explanation.late, start, gained)
-    return best and _measure(best, found, offered, e)
-
-
-def _measure(verdict: Verdict, found: list[Channel], offered: list[Explanation], e: int) -> Verdict:
-    """Choose the number of frames anew with one set of weights for all: weights of their own favour short lags."""
-    same = [x for x in offered if x.stream == verdict.stream]
-    sign = 1 if verdict.late > 0 else -1
-    weights = next((x.weights for x in same if x.late == sign), {})
-    best = max(same, key=lambda x: replace(x, weights=weights).trace(found, e)[verdict.start :].sum())
-    return replace(verdict, late=best.late)
+    for x in offered:
+        start, total = _start(x.trace(found, e))
+        nats = gained(x, total)
+        if nats > LEAST_NATS and (best is None or nats > best.nats):
+            best = Verdict(x.stream, x.late, start, nats)
+    if best is None:
+        return None
+    rest = slice(best.start, None)
+    named = max(offered, key=lambda x: gained(x, float(x.whole_trace(found, e)[rest].sum())))
+    return replace(best, stream=named.stream, late=named.late)
 
 
 def _start(trace: np.ndarray) -> tuple[int, float]:
@@ -212,7 +167,7 @@ def find_lags(seen: Recording, found: list[Channel]) -> tuple[list[Finding], lis
         if verdict is not None:
             findings.append(_finding(number, verdict))
             continue
-        weak = [x.stream for x in nearest if x.power * x.judged(found, e) < LEAST_POWER]
+        weak = [x.stream for x in nearest if x.trace(found, e).sum() > -LEAST_NATS]
         if weak:
             unknown.append(Unknown("lag", number, f"{frames} frames that say too little about the lag of {weak[0]}"))
     return findings, unknown

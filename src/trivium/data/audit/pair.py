@@ -1,9 +1,11 @@
 """How well one stream of a set foretells another at every lag: the evidence behind each verdict on alignment.
 
-A window of one stream (its value and its changes) predicts a window of the other by ridge regression on random
-Fourier features (Rahimi and Recht 2007, https://papers.nips.cc/paper/3182), fitted on other episodes of the same set.
-Where streams are in step, the prediction errs least at lag 0; an episode that errs less at lag 1 is out of step.
-No model of robot, controller or camera is needed: the set is its own reference.
+What a stream does next is foretold from its own past and from the other stream, by ridge regression on random Fourier
+features (Rahimi and Recht 2007, https://papers.nips.cc/paper/3182) fitted on other episodes of the same set. What is
+left over follows a multivariate t law, so that the other stream, read some frames earlier or later, is more or less
+likely in nats that add up over frames. Given the stream's own past most of what is left is what the other one adds, and
+white noise in a demonstrator's hand says most of all. No model of robot, controller or camera is needed: the set is
+its own reference.
 """
 
 from dataclasses import dataclass
@@ -15,81 +17,111 @@ LAGS = np.arange(-5, 6)
 """Frames by which a stream may be late."""
 NUM_FEATURES = 400
 """Random features at most."""
-LEAST_R2 = 0.05
-"""A stream that foretells less of another is not asked about it."""
+LEAST_ERRORS = 3.0
+"""Standard errors, over episodes, by which lag 0 must fit best of all; else one stream says nothing about the other."""
 NUM_FOLDS = 4
 MAX_ROWS = 20_000
 """Frames that a fit uses; beyond that more add time and no certainty."""
 RIDGE = 1e-4
+TAILS = 10.0
+"""Degrees of freedom of what is left over: contacts and glitches are not normal."""
+MOST_NATS = 4.0
+"""What one frame of one pair may say."""
+LEAST_R2 = 0.05
+"""Share of the variance that must be foretold."""
 ZERO = int(np.flatnonzero(LAGS == 0)[0])
+
+Streams = list[Float[np.ndarray, "_ _"]]
+"""One stream by episode."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Extra prediction error of every frame at every lag, against lag 0."""
+    """What every frame says for every lag, against lag 0."""
 
-    excess: list[Float[np.ndarray, "_ k"]]
-    """By episode: error at each lag minus error at lag 0, NaN where a window would leave the episode."""
+    nats: list[Float[np.ndarray, "_ k"]]
+    """By episode: log-likelihood at each lag less that at lag 0, NaN where a window would leave the episode."""
     r2: float
-    """Share of the predicted window's variance that the fit explains in episodes it has not seen."""
+    """Share of the variance that is foretold in episodes the fit has not seen."""
 
 
-def evidence(
-    x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]], before: int, after: int, reach: int
-) -> Evidence | None:
-    """Compare y, `lag` frames later, with what x foretells; None where the set is too small.
+def evidence(x: Streams, y: Streams, own: int, ahead: int, moves: bool) -> Evidence | None:
+    """Weigh at every frame what y does next, had x been recorded `lag` frames earlier; None where the set is too small.
 
     Args:
-        x: by episode, the stream that foretells; its changes from `before` frames ago to `after` ahead are used.
-        y: by episode, the stream foretold; its changes within `reach` frames are.
-        before: frames of x before the present one.
-        after: frames of x after it.
-        reach: frames of y before and after.
+        x: by episode, the stream that foretells, from one frame before the present one to the last foretold.
+        y: by episode, the stream foretold, given its value at the present frame.
+        own: changes of y before the present frame that are given, too.
+        ahead: changes of y after the next one that are foretold together with it; nats are divided among them.
+        moves: take the present value of x and its changes, not its values.
     """
-    margin = max(before, after, reach)
-    usable = [e for e in range(len(x)) if len(x[e]) > 2 * margin + 4]
+    after, before = max(ahead, 1), max(own, 1)
+    size = [len(b) - moves for b in x]
+    times = [np.arange(before, max(before, min(len(b) - 1 - ahead, n - after))) for b, n in zip(y, size, strict=True)]
+    usable = [e for e in range(len(x)) if len(times[e]) > 4]
     if len(usable) < 2 * NUM_FOLDS:
         return None
-    times = {e: np.arange(margin, len(x[e]) - margin) for e in usable}
-    inputs = {e: _window(x[e], times[e], before, after) for e in usable}
-    targets = {e: _window(y[e], np.arange(reach, len(y[e]) - reach), reach, reach) for e in usable}
-    features = feature_map(np.concatenate([inputs[e] for e in usable]))
-    centre, spread = _moments(np.concatenate([targets[e] for e in usable]))
+    change = [np.diff(b, axis=0) for b in y]
+    past = {e: np.concatenate([y[e][times[e]], *(change[e][times[e] - i - 1] for i in range(own))], 1) for e in usable}
+    target = {e: np.concatenate([change[e][times[e] + i] for i in range(ahead + 1)], axis=1) for e in usable}
+
+    def window(e: int, lag: int, rows: np.ndarray) -> np.ndarray:
+        u = times[e][rows] - lag
+        values = np.diff(x[e], axis=0) if moves else x[e]
+        present = [x[e][u]] if moves else []
+        return np.concatenate([past[e][rows], *present, *(values[u + i] for i in range(-1, after + 1))], axis=1)
+
+    start = {e: window(e, 0, np.arange(len(times[e]))) for e in usable}
+    features = feature_map(np.concatenate([start[e] for e in usable]))
+    centre, spread = _moments(np.concatenate([target[e] for e in usable]))
     if not spread.any():
         return None
-    right = {e: (targets[e] - centre)[:, spread > 0] / spread[spread > 0] for e in usable}
-    left = {e: features(inputs[e]) for e in usable}
-    now = {e: right[e][margin - reach : margin - reach + len(times[e])] for e in usable}
-    errors, r2 = _predict(usable, left, now)
-    if r2 < LEAST_R2:
-        return None
-    scale = np.mean([np.mean((now[e] - errors[e]) ** 2, axis=0) for e in usable], axis=0) + 1e-3
-    excess = [np.full((len(a), len(LAGS)), np.nan) for a in x]
+    right = {e: (target[e] - centre)[:, spread > 0] / spread[spread > 0] for e in usable}
+    left = {e: features(start[e]) for e in usable}
+    fits = _fits(usable, left, right)
+    miss = np.concatenate([right[e] - left[e] @ fits[e] for e in usable])
+    inverse, _ = precision(miss)
+    nats = [np.full((len(b), len(LAGS)), np.nan) for b in x]
     for e in usable:
-        cost = np.full((len(x[e]), len(LAGS)), np.nan)
         for column, lag in enumerate(LAGS):
-            t = times[e][(times[e] + lag >= reach) & (times[e] + lag < len(y[e]) - reach)]
-            miss = right[e][t + lag - reach] - errors[e][t - margin]
-            # The logarithm keeps one wild frame (a contact, a glitch) from deciding for the whole episode.
-            cost[t, column] = 0.5 * np.log1p(miss**2 / scale).mean(1)
-        excess[e] = cost - cost[:, [ZERO]]
-    return Evidence(excess, r2)
+            u = times[e] - lag
+            rows = np.flatnonzero((u >= 1) & (u + after < size[e]))
+            told = features(window(e, int(lag), rows)) @ fits[e]
+            nats[e][times[e][rows], column] = -surprise(right[e][rows] - told, inverse) / (ahead + 1)
+        nats[e] = np.clip(nats[e] - nats[e][:, [ZERO]], -MOST_NATS, MOST_NATS)
+    total = np.stack([np.nansum(nats[e], axis=0) for e in usable])[:, LAGS != 0]
+    fits_best = (total.mean(0) < -LEAST_ERRORS * total.std(0) / np.sqrt(len(total))).all()
+    r2 = 1 - (miss**2).mean() / max(float(np.concatenate([right[e] for e in usable]).var(0).mean()), 1e-12)
+    return Evidence(nats, float(r2)) if fits_best and r2 >= LEAST_R2 else None
 
 
-def fold_fit(x: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ _"]]:
+def surprise(miss: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, " n"]:
+    """Return what errors cost under a t law, in nats, but for a constant."""
+    distance = np.einsum("ij,jk,ik->i", miss, inverse, miss)
+    return 0.5 * (TAILS + miss.shape[1]) * np.log1p(distance / TAILS)
+
+
+def precision(miss: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the inverse of the errors' scatter and the scatter's log determinant; wild errors weigh little."""
+    weight = np.ones(len(miss))
+    d = miss.shape[1]
+    for _ in range(4):
+        covariance = (miss * weight[:, None]).T @ miss / len(miss)
+        covariance += np.diag(0.02 * np.diag(covariance) + 1e-6)
+        inverse = np.linalg.inv(covariance)
+        weight = (TAILS + d) / (TAILS + np.einsum("ij,jk,ik->i", miss, inverse, miss))
+    return inverse, float(np.linalg.slogdet(covariance)[1])
+
+
+def fold_fit(x: Streams, y: Streams) -> Streams:
     """Predict y from x, frame by frame, each episode by a fit on the others (8 episodes or more)."""
     return fold_predict(list(map(feature_map(np.concatenate(x)), x)), y)
 
 
-def fold_predict(left: list[Float[np.ndarray, "_ _"]], y: list[Float[np.ndarray, "_ _"]]) -> list[np.ndarray]:
+def fold_predict(left: Streams, y: Streams) -> Streams:
     """Do as `fold_fit` from features at hand."""
-    predicted, _ = _predict(list(range(len(left))), dict(enumerate(left)), dict(enumerate(y)))
-    return [predicted[e] for e in range(len(left))]
-
-
-def _window(values: np.ndarray, t: np.ndarray, before: int, after: int) -> np.ndarray:
-    change = np.diff(values, axis=0)
-    return np.concatenate([values[t], *(change[t + i] for i in range(-before, after))], axis=1)
+    fits = _fits(list(range(len(left))), dict(enumerate(left)), dict(enumerate(y)))
+    return [values @ fits[e] for e, values in enumerate(left)]
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,8 +148,8 @@ def feature_map(rows: np.ndarray):
     return features
 
 
-def _predict(usable: list[int], left: dict, right: dict) -> tuple[dict, float]:
-    """Predict every episode by a fit on the others; return the predictions and the share of variance they explain."""
+def _fits(usable: list[int], left: dict, right: dict) -> dict[int, np.ndarray]:
+    """Fit right from left, for every episode on others."""
     rng = np.random.default_rng(1)
     folds = [usable[f::NUM_FOLDS] for f in range(NUM_FOLDS)]
     grams, crosses = [], []
@@ -129,12 +161,10 @@ def _predict(usable: list[int], left: dict, right: dict) -> tuple[dict, float]:
             a, b = a[chosen], b[chosen]
         grams.append(a.T @ a / len(a))
         crosses.append(a.T @ b / len(a))
-    predicted = {}
+    fits = {}
     for f, fold in enumerate(folds):
         others = [g for g in range(NUM_FOLDS) if g != f]
         gram = np.mean([grams[g] for g in others], axis=0)
         fit = np.linalg.solve(gram + RIDGE * np.eye(len(gram)), np.mean([crosses[g] for g in others], axis=0))
-        predicted |= {e: left[e] @ fit for e in fold}
-    miss = np.concatenate([right[e] - predicted[e] for e in usable])
-    whole = np.concatenate([right[e] for e in usable])
-    return predicted, float(1 - (miss**2).mean() / max(float(whole.var(0).mean()), 1e-12))
+        fits |= dict.fromkeys(fold, fit)
+    return fits

@@ -6,14 +6,12 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.ensemble import ExtraTreesClassifier
 
-from trivium.data.audit.pair import NUM_FOLDS, RIDGE, feature_map
+from trivium.data.audit.pair import NUM_FOLDS, RIDGE, Streams, feature_map, precision, surprise
 
 MOST_LOST = 3
 """Frames lost at one place that are told apart; more look like as many."""
 SIDE_FRAMES = 2
 """Changes on each side of a place that must be there to judge it."""
-TAILS = 10.0
-"""Degrees of freedom of the errors: contacts and glitches are not normal."""
 LEAST_MOTION = 5.0
 """Least change of state across lost frames, in times its usual unsteadiness, that the trees learn to see."""
 SUSPECT = 4.0
@@ -21,8 +19,6 @@ SUSPECT = 4.0
 MAX_STEPS = 20_000
 """Steps that the trees learn from; beyond that more add time and little else."""
 
-Streams = list[Float[np.ndarray, "_ _"]]
-"""One stream by episode."""
 View = Callable[[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -82,7 +78,7 @@ def costs(
         left.append([feature(x) for x, _ in seen])
         right.append([y / spread for _, y in seen])
         fits = [_fit(left[lost], right[lost], np.flatnonzero(fold != f)) for f in range(NUM_FOLDS)]
-        inverse, volume = _spread(np.concatenate([right[lost][e] - left[lost][e] @ fits[fold[e]] for e in episodes]))
+        inverse, volume = precision(np.concatenate([right[lost][e] - left[lost][e] @ fits[fold[e]] for e in episodes]))
         models.append((fits, inverse, volume))
     return [
         [
@@ -171,17 +167,4 @@ def _fit(left: Streams, right: Streams, others: np.ndarray) -> np.ndarray:
 
 
 def _cost(miss: np.ndarray, inverse: np.ndarray, volume: float) -> Float[np.ndarray, " p"]:
-    distance = np.einsum("ij,jk,ik->i", miss, inverse, miss)
-    return 0.5 * (TAILS + miss.shape[1]) * np.log1p(distance / TAILS) + 0.5 * volume
-
-
-def _spread(miss: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the inverse of the errors' covariance and its log determinant; wild errors weigh little."""
-    weight = np.ones(len(miss))
-    d = miss.shape[1]
-    for _ in range(4):
-        covariance = (miss * weight[:, None]).T @ miss / len(miss)
-        covariance += np.diag(0.02 * np.diag(covariance) + 1e-6)
-        inverse = np.linalg.inv(covariance)
-        weight = (TAILS + d) / (TAILS + np.einsum("ij,jk,ik->i", miss, inverse, miss))
-    return inverse, float(np.linalg.slogdet(covariance)[1])
+    return surprise(miss, inverse) + 0.5 * volume
