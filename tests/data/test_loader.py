@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from trivium.core.batch import Batch
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, Sample, State, Text
 from trivium.data.bucket import BucketConfig, MixtureConfig, select
@@ -51,10 +52,12 @@ class Letters:
         )
 
 
-def loader(toy_set, workers: int = 0, seed: int = 0, layout: Letters | None = None, bad: float = 0.01) -> Loader:
+def loader(
+    toy_set, workers: int = 0, seed: int = 0, layout: Letters | None = None, bad: float = 0.01, rows: int = 2
+) -> Loader:
     source = LeRobotConfig(path=str(toy_set), views=("front",), horizon=3)
     bucket = BucketConfig(name="toy", source=source, weight=1.0, max_epochs=50.0, split="all")
-    sizes = {"row_length": 64, "rows_per_batch": 2, "max_images_per_row": 8}
+    sizes = {"row_length": 64, "rows_per_batch": rows, "max_images_per_row": 8}
     mixture = MixtureConfig(buckets=(bucket,), **sizes, workers=workers, max_bad_share=bad)
     sources = mixture.build()
     chain = Chain([RandomShiftConfig(pixels=3).build({})])
@@ -80,6 +83,37 @@ def test_batches_do_not_depend_on_the_number_of_workers(toy_set):
 def test_starting_in_the_middle_continues_exactly(toy_set):
     whole, rest = list(loader(toy_set).batches(0, 6, 2)), list(loader(toy_set).batches(4, 6, 2))
     assert all(same(a, b) for s, t in zip(whole[4:], rest, strict=True) for a, b in zip(s, t, strict=True))
+
+
+def packs(batch: Batch) -> list[tuple]:
+    """Return what each row holds: its samples with their places, and every number in it."""
+    rows = []
+    for r, documents in enumerate(batch.documents.numpy()):
+        inside = list(dict.fromkeys(documents[documents >= 0].tolist()))
+        borders = tuple((batch.ids[d], int(np.argmax(documents == d)), int((documents == d).sum())) for d in inside)
+        pictures = tuple(batch.images[batch.images_document == d].numpy().tobytes() for d in inside)
+        rows.append((borders, batch.tokens[r].numpy().tobytes(), pictures))
+    return rows
+
+
+def life(toy_set, start: int, stop: int, workers: int, world: int) -> list[list[list[tuple]]]:
+    """Train for a while; return by step and micro-batch the packs of all ranks, in an order of their own."""
+    ranks = [loader(toy_set, workers, rows=4).batches(start, stop, 2, rank, world) for rank in range(world)]
+    return [
+        [sorted(row for batch in together for row in packs(batch)) for together in zip(*steps, strict=True)]
+        for steps in zip(*ranks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_life_that_ends_anywhere_goes_on_with_other_workers_and_ranks(toy_set, seed):
+    rng = np.random.default_rng(seed)
+    ends = int(rng.integers(1, 6))
+    first, second = rng.permutation([(0, 1), (2, 2), (1, 4), (0, 2), (2, 1)])[:2].tolist()
+    whole = life(toy_set, 0, 6, 0, 1)
+    assert life(toy_set, 0, ends, *first) + life(toy_set, ends, 6, *second) == whole
+    assert all(len(batch) == 4 for step in whole for batch in step)
+    assert any(len(borders) > 1 for step in whole for batch in step for borders, _, _ in batch), "nothing is packed"
 
 
 def test_augmentation_is_drawn_anew_for_each_batch_and_seed(toy_set):
