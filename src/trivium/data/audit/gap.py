@@ -25,12 +25,12 @@ LEAST_EPISODES = 40
 """Episodes that make a set its own reference here."""
 LEAST_FRAMES = 16
 """Shorter episodes are not judged."""
-ROW_NATS = 2.6
-"""Odds, by the trees, that call rows lost. Chosen where 2 in 100 clean episodes of four recordings exceed them; of two
-others up to 5 in 100 do (docs/log.md)."""
-PICTURE_NATS = 6.0
-"""Odds that call pictures lost, with the rest of the episode as second witness; of clean ones 2 in 100 have 2,
-and more where other episodes of the set are faulty."""
+ROW_NATS = 3.5
+"""Odds, by the trees, that call rows lost. Of clean episodes of five recordings 0 to 2 in 100 exceed them, of faulty ones
+nearly all (docs/log.md)."""
+PICTURE_NATS = 10.0
+"""Odds that call pictures lost, with the rest of the episode as second witness. They are high: most of what is lost
+shows already as an episode out of step from there on (`lag`), and an object that slips looks like lost pictures."""
 
 
 def find_gaps(

@@ -13,7 +13,7 @@ from trivium.data.audit.recording import Recording
 
 NUM_COMPONENTS = 24
 """Principal components that stand for a picture."""
-LEAST_NATS = 3.0
+LEAST_NATS = 4.0
 """Odds, in nats, that call an episode out of step; one that no lag speaks against by as many cannot be judged."""
 ONE_VIEW_NATS = 4.0
 """What an explanation must gain that blames one of several views."""
