@@ -26,8 +26,8 @@ LEAST_EPISODES = 40
 LEAST_FRAMES = 16
 """Shorter episodes are not judged."""
 ROW_NATS = 3.5
-"""Odds, by the trees, that call rows lost. Of clean episodes of five recordings 0 to 2 in 100 exceed them, of faulty ones
-nearly all (docs/log.md)."""
+"""Odds, by the trees, that call rows lost. Of clean episodes of five recordings 0 to 2 in 100 exceed them, of faulty
+ones nearly all (docs/log.md)."""
 PICTURE_NATS = 10.0
 """Odds that call pictures lost, with the rest of the episode as second witness. They are high: most of what is lost
 shows already as an episode out of step from there on (`lag`), and an object that slips looks like lost pictures."""
