@@ -2,12 +2,12 @@
 
 Command     python scripts/plant_bugs.py [WORD...]     all bugs, or those whose line of the catalogue or file has a WORD
 Table       scripts/planted_bugs.toml
-Output      a line a bug: seen (and by which assertion), NOT SEEN, CRASHED (a test that does not even reach its
-            assertion proves nothing about the numbers), or not tried (its test is skipped on this machine)
+Output      a line a bug: seen (by which assertion, or which named refusal of ours), NOT SEEN, CRASHED (a test that
+            does not reach its assertion proves nothing), or not tried (its test is skipped on this machine)
 Exit        0 when every bug that was tried is seen; a test that fails without a bug, or a text that is not found
             exactly once, ends it with 1 before the first is planted
 
-About 4 s a bug on one core. OPEN_CLIP_PYTHON as in tests/vision/test_vision_peer.py tries those of that test, too.
+About 5 s a bug on one core. OPEN_CLIP_PYTHON as in tests/vision/test_vision_peer.py tries those of that test, too.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("planted_bugs.toml")
 COPIED = ("src", "tests", "recipes", "bench", "pyproject.toml")
-ASSERTIONS = ("assert", "AssertionError", "Failed")
-"""How pytest begins the message of a failed assertion, and of `pytest.raises` and `pytest.fail`."""
+ASSERTIONS = ("assert", "AssertionError", "Failed", "trivium.core.errors.")
+"""How pytest begins the message of a failed assertion, of `pytest.raises`, and of a named refusal of ours."""
 SECONDS = 900
 """For one run of pytest; a bug that makes a test wait for ever is CRASHED."""
 PRELOADED = (
@@ -137,7 +137,7 @@ def _pytest(copy: Path, words: list[str]) -> None:
 
     # A plugin of pytest that was preloaded (transformers imports anyio) has no tests of ours.
     quiet = "ignore::pytest.PytestAssertRewriteWarning"
-    os._exit(pytest.main(["-q", "-p", "no:cacheprovider", "-W", quiet, *words]))
+    pytest.main(["-q", "-p", "no:cacheprovider", "-W", quiet, *words])
 
 
 def verdict(outcomes: Sequence[tuple[str, str]]) -> tuple[str, str]:

@@ -43,6 +43,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "scripts")  # the processes that it starts look it up there
     module = importlib.import_module("plant_bugs")
     monkeypatch.setattr(module, "PRELOADED", ())
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they cost seconds a run
     return module
 
 
