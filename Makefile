@@ -42,4 +42,4 @@ $(WEIGHTS): $(INSTALLED) src/trivium/weights.py
 
 clean:
 	rm -rf $(VENV) build src/trivium.egg-info .pytest_cache .ruff_cache .hypothesis
-	find src tests recipes bench -name __pycache__ -prune -exec rm -rf {} +
+	find src tests recipes bench scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -92,6 +92,13 @@ def test_a_robot_without_simulator_and_truth_is_trained_and_probed(config: Run, 
         curriculum.evaluate(tmp_path, 5)
 
 
+def test_a_plan_leaves_no_line_where_there_is_no_terminal(config: Run, tmp_path: Path, capsys):
+    world = World(config, tmp_path)
+    capsys.readouterr()
+    world.plan(config.stages[0])
+    assert capsys.readouterr().out == ""
+
+
 def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_path: Path):
     relative = RepresentConfig(
         to="relative", kinds={"dx": "position", "dy": "position"}, reference={"dx": "x", "dy": "y"}

@@ -254,7 +254,8 @@ def _without_action(sample: Sample) -> Sample:
 
 
 def _count(name: str, source: Source, samples: np.ndarray, chain: Chain, layout: Layout) -> Index:
-    with Progress(console=console, transient=True) as bar:
+    # Where there is no terminal a bar would leave an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(f"counting tokens: {name}", total=len(samples))
         return count(source, samples, chain, layout, lambda done: bar.update(line, completed=done))
 

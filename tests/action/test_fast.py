@@ -80,7 +80,9 @@ def test_order_is_by_frequency(fast: FastTokenizer) -> None:
     assert not flat[4:].any()
 
 
-@pytest.mark.parametrize(("horizon", "dim", "rate_hz", "ratio"), [(5, 7, 5, 1.8), (15, 7, 15, 3.0), (20, 7, 20, 3.6)])
+@pytest.mark.parametrize(
+    ("horizon", "dim", "rate_hz", "ratio"), [(5, 7, 5, 1.8), (15, 7, 15, 3.0), (20, 7, 20, 4.0), (50, 14, 50, 7.0)]
+)
 def test_compression(horizon: int, dim: int, rate_hz: int, ratio: float) -> None:
     fast = FastConfig(vocab_size=1024).fit(smooth(1000, horizon, dim, rate_hz))
     lengths = [len(fast.encode(chunk)) for chunk in smooth(100, horizon, dim, rate_hz, seed=1)]

@@ -8,7 +8,7 @@ from trivium.core.errors import DataError
 from trivium.probe import check
 from trivium.probe.check import HealthConfig, health_check
 from trivium.probe.health import HealthReport
-from trivium.probe.reduce import reduce
+from trivium.probe.reduce import reduce, reduce_by_fold
 from trivium.probe.split import Fold
 from trivium.probe.tasks import Target, task_identity
 
@@ -210,6 +210,32 @@ def test_reduction_is_fitted_on_the_training_rows_only():
     np.testing.assert_array_equal(one[:60], two[:60])
     assert 0.2 < kept < 0.8
     assert one.shape == (100, 8)
+
+
+def test_folds_come_out_equally_wide_and_their_own_numbers_unchanged():
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.normal(size=(40, 100)), rng.normal(size=(40, 3))
+    narrow[20:, 2] = 0.0  # a unit that is dead in the second fold
+    folds = [Fold(train=np.arange(30), test=np.arange(30, 40)), Fold(train=np.arange(20, 40), test=np.arange(20))]
+    for matrix, widths in ((wide, (29, 19)), (narrow, (3, 2))):
+        parts, note = reduce_by_fold("a", matrix, folds, 64, seed=0)
+        for part, fold, width in zip(parts, folds, widths, strict=True):
+            alone, _ = reduce(matrix, fold.train, 64, seed=0)
+            assert part.shape == (40, widths[0])
+            np.testing.assert_array_equal(part[:, :width], alone)
+            assert not part[:, width:].any()
+        assert note.components == widths[1]
+
+
+def test_few_samples_of_unequal_episodes_are_probed():
+    _, position, scene = _world()
+    wide = scene @ np.random.default_rng(1).normal(size=(scene.shape[1], 200))
+    some = np.flatnonzero(np.arange(LENGTH)[None] <= np.arange(NUM_EPISODES)[:, None] % 3)  # 1, 2 or 3 of an episode
+    groups = {"episodes": EPISODES[some], "tasks": EPISODES[some] // 12}
+    config = QUICK.replace(num_components=64)
+    report = health_check("stage", {"aligned": wide[some]}, [_position(position[some])], config=config, **groups)
+    assert report.num_samples == 72
+    assert report.encoders[0].components < 64
 
 
 def test_target_that_never_differs_is_refused():

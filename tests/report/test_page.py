@@ -162,6 +162,13 @@ def test_clips_beyond_the_budget_are_counted(fake_run, monkeypatch):
     ]
 
 
+def test_one_stage_is_one_stage(fake_run):
+    page = write_report(fake_run(num_clips=0, stages=("joint",))).read_text()
+    assert "Trivium report: 1 stage, seed" in page
+    assert "steps in 1 stage<" in page
+    assert "1 stages" not in page
+
+
 def test_same_folder_same_page(fake_run):
     run = fake_run(num_clips=0, stages=("joint",))
     (run / "health/joint.json").unlink()

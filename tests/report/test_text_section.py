@@ -68,6 +68,20 @@ def test_the_page_tells_what_was_learned_and_forgotten(run):
     assert 'href="#text"' in page
 
 
+def test_too_few_documents_for_an_interval_are_said(fake_run):
+    run = write_texts(fake_run(num_clips=0))
+    assert "Too few documents" not in write_report(run).read_text()
+    for path in (run / "text").glob("*.json"):
+        record = json.loads(path.read_text())
+        for text in record["texts"]:
+            number = {"general": 6, "domain": 1}[text["name"]]
+            text["nats"], text["bytes"] = text["nats"][:number], text["bytes"][:number]
+        path.write_text(json.dumps(record))
+    page = write_report(run).read_text()
+    assert "1 document, 9k tokens" in page
+    assert "Too few documents to trust the intervals: domain." in page
+
+
 def test_without_texts_the_page_says_nothing_of_them(fake_run):
     page = write_report(fake_run(num_clips=0)).read_text()
     assert 'id="text"' not in page

@@ -114,6 +114,23 @@ def test_only_what_learns_moves(learn):
     )
 
 
+def test_what_is_unfrozen_starts_with_fresh_moments_and_moves_nobody_else():
+    toy = Toy(Model())
+    first, second = (stages()[0].replace(learn=learn, steps=3) for learn in (("action",), ("action", "language")))
+    optimizer, _ = first.build(toy)
+    run_stage(toy, batches_from(0, 2), optimizer, State(Rng(0)), first, lambda _: None, lambda *_: None)
+    assert {float(value) for name, value in optimizer.tensors().items() if name.startswith("step/")} == {3.0}
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    unfrozen, _ = second.build(toy)
+    assert unfrozen.tensors() == {}
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+    run_stage(toy, batches_from(0, 2), unfrozen, State(Rng(0)), second, lambda _: None, lambda *_: None)
+    steps = {name: float(value) for name, value in unfrozen.tensors().items() if name.startswith("step/")}
+    assert {name.removeprefix("step/") for name in steps} == select(toy, second.learn)
+    assert set(steps.values()) == {3.0}, "nobody goes on from another's moments"
+    assert all(torch.equal(toy.state_dict()[name], before[name]) for name in before if name.startswith("vision"))
+
+
 def test_undisturbed_gives_modes_and_random_numbers_back_even_after_an_error():
     toy = Toy(Model())
     apply_freeze(toy, ["language"])

@@ -11,12 +11,16 @@ from trivium.probe.split import Fold
 def reduce_by_fold(
     name: str, matrix: Float[np.ndarray, "n d"], folds: list[Fold], num_components: int, seed: int
 ) -> tuple[list[Float32[np.ndarray, "n c"]], EncoderNote]:
-    """Reduce one encoder's features once a fold; the note says how much variance is left on average."""
+    """Reduce one encoder's features once a fold; the note says how much variance is left on average.
+
+    All folds come out equally wide, with columns of zeros where one has fewer training rows or more dead units.
+    """
     parts = [reduce(matrix, fold.train, num_components, seed) for fold in folds]
+    widest = max(part.shape[1] for part, _ in parts)
     kept = float(np.mean([share for _, share in parts]))
     width = min(part.shape[1] for part, _ in parts) if kept > 0 else 0
     note = EncoderNote(name=name, width=matrix.shape[1], components=width, variance_kept=round(kept, 4))
-    return [part for part, _ in parts], note
+    return [np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part, _ in parts], note
 
 
 def reduce(

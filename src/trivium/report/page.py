@@ -98,7 +98,8 @@ def _tiles(folder: RunFolder) -> list[Tile]:
     tokens = sum(metrics.tokens.total() for metrics in folder.metrics.values())
     if tokens:
         steps = sum(len(metrics.steps) for metrics in folder.metrics.values())
-        tiles.append(Tile(count(tokens), "tokens trained on", f"{count(steps)} steps in {len(folder.metrics)} stages"))
+        stages = f"{len(folder.metrics)} stage{'s' if len(folder.metrics) != 1 else ''}"
+        tiles.append(Tile(count(tokens), "tokens trained on", f"{count(steps)} steps in {stages}"))
     if folder.times:
         tiles.append(Tile(minutes(sum(folder.times.values())), "from start to end", "data, training, checks, rollouts"))
     return tiles

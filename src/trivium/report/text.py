@@ -8,6 +8,9 @@ from trivium.language.heldout import TextScore, change
 from trivium.report import plots
 from trivium.report.run_folder import UNTRAINED, RunFolder, TextFile
 
+FEW = 6
+"""Documents below which resampling them says little: of two there are only three ways to draw two."""
+
 
 def text_section(folder: RunFolder) -> dict[str, Any]:
     """Gather what the template draws; no rows where nothing was measured."""
@@ -20,7 +23,8 @@ def text_section(folder: RunFolder) -> dict[str, Any]:
         start = first[name]
         assert start is not None, "a name comes from a score"
         cells = [score and {"score": score, "change": _change(start, score)} for score in scores]
-        rows.append({"name": name, "documents": len(start.bytes), "tokens": start.tokens, "cells": cells})
+        number = len(start.bytes)
+        rows.append({"name": name, "documents": number, "few": number < FEW, "tokens": start.tokens, "cells": cells})
     labels = ["before" if file.stage == UNTRAINED else f"after {file.stage}" for file in columns]
     return {"rows": rows, "labels": labels, "drawing": _draw(folder, names) if names else ""}
 
