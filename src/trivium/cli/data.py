@@ -111,7 +111,7 @@ def convert(
 
     with explained():
         source = open_all(path, settings or [])
-        with Progress(console=console, transient=True) as bar:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             line = bar.add_task("converting", total=len(source))
             kind = write(source, out, lambda done: bar.update(line, completed=done))
         note(f"{out}: {len(source):,} samples as {kind}")

@@ -61,7 +61,7 @@ def run_audit(
 def _watch(source: EpisodeSource, pictures: bool) -> Recording:
     views = tuple(source.cameras) if pictures else ()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(f"looking at {source.name}", total=max(1, len(source) * len(views)))
         return watch(source, views, lambda frames: bar.advance(line, frames))
 
