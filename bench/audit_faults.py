@@ -6,9 +6,11 @@ Output      a table for a person, then one JSON line for a log; intervals are Wi
 
 Faults go into the numbers and the small grey pictures in memory, so that a set is decoded once. A trial puts every
 fault into an episode of its own (of about 120) and audits the whole; clean episodes beside them count as chances of a
-false alarm, and so do trials without any fault. Whole-set lags move every episode at once. Thresholds were chosen on
-button-press-topdown, faucet-open and door-unlock (seed 11), that of lost rows also on drawer-open, window-open, push,
-door-lock, handle-press, plate-slide and coffee-button; give other tasks and seeds here.
+false alarm, and so do trials without any fault. Episodes that repeat another to the last bit (a task whose expert
+takes no notice of where things lie) are left out. Whole-set lags move every episode at once. Thresholds were chosen on
+button-press-topdown, faucet-open, door-unlock, drawer-open, window-open, push, door-lock, handle-press, plate-slide,
+coffee-button, faucet-close, window-close, door-open, lever-pull, button-press, handle-pull, drawer-close and dial-turn;
+give other tasks and seeds here.
 """
 
 import argparse
@@ -51,6 +53,26 @@ def noisy(seen: Recording, level: float, rng: np.random.Generator) -> Recording:
 
     looks = {view: grey(values) for view, values in seen.looks.items()} if level else seen.looks
     return replace(seen, state=numbers(seen.state), action=numbers(seen.action), looks=looks)
+
+
+def once(seen: Recording) -> Recording:
+    """Leave out episodes whose state and action equal an earlier one's to the last bit: calling those is no mistake."""
+    first = {
+        (seen.state[span].tobytes(), seen.action[span].tobytes()): e for e, span in reversed([*enumerate(seen.spans())])
+    }
+    kept = sorted(first.values())
+    rows = np.concatenate([np.arange(seen.begin[e], seen.end[e]) for e in kept])
+    ends = np.cumsum(seen.end[kept] - seen.begin[kept])
+    return replace(
+        seen,
+        clock=None,
+        number=seen.number[kept],
+        begin=np.concatenate([[0], ends[:-1]]),
+        end=ends,
+        state=seen.state[rows],
+        action=seen.action[rows],
+        looks={view: values[rows] for view, values in seen.looks.items()},
+    )
 
 
 MOVED = 5.0
@@ -254,7 +276,7 @@ if __name__ == "__main__":
     counts: Counter = Counter()
     for path in asked.sets:
         source = open_episodes(path)
-        measure(watch(source, tuple(source.cameras)), asked.trials, asked.seed, tuple(asked.noise), counts)
+        measure(once(watch(source, tuple(source.cameras))), asked.trials, asked.seed, tuple(asked.noise), counts)
     outcome = result(counts) | {"sets": [str(path) for path in asked.sets], "trials": asked.trials, "seed": asked.seed}
     console.print(table(outcome))
     print(json.dumps(outcome))
