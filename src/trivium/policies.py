@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trivium.action.model import ActionModel, Context
 from trivium.core.errors import ConfigError, DataError, TrainingError
+from trivium.core.log import note
 from trivium.core.rng import isolated, key
 from trivium.core.sample import Sample, State
 from trivium.data.chain import Chain
@@ -261,6 +262,7 @@ def compare_policies(
             parameters = sum(parameter.numel() for parameter in policy.skill.action.parameters())
             found = try_policy(policy, rollout, task, folder, name)
             scores.append(PolicyScore(name, task, parameters, seconds, *found))
+            note(f"{task}: {name}, fitted in {seconds:.0f} s, succeeded in {found[0]} of {found[1]}")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""`trivium action ...`: choosing how actions are spelled before anything trains on them."""
+"""`trivium action ...`: choosing how actions are spelled and learned before a run is built on it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,19 +19,50 @@ def group() -> None:
 
 @app.command()
 def compare(
+    context: typer.Context,
     path: SetPath,
     settings: Settings = None,
     horizon: Annotated[int, typer.Option(help="Steps in a chunk.", min=1, max=1000)] = 16,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and comparison.png.")] = Path("comparison"),
+    policies: Annotated[
+        str,
+        typer.Option(
+            metavar="TASKS",
+            help="Also fit every policy to these Meta-World tasks of the set (commas between, or `all`) and try each "
+            "in the simulator; takes minutes a task.",
+        ),
+    ] = "",
+    episodes: Annotated[int, typer.Option(help="With --policies: fresh episodes a task.", min=1, max=10_000)] = 20,
+    demos: Annotated[int, typer.Option(help="With --policies: demonstrations a task.", min=1)] = 20,
+    steps: Annotated[int, typer.Option(help="With --policies: steps of a fit, 64 chunks each.", min=1)] = 1500,
 ) -> None:
-    """Fit every action tokenizer on a set; print tokens, errors, codebook use, speed and mended decodes."""
+    """Fit every action tokenizer, a VAE and (asked for) every policy; print tokens, errors, speed and success."""
     from trivium import compare as comparing
+    from trivium import trial as trials
+    from trivium.core.errors import ConfigError
     from trivium.core.files import write_json
-    from trivium.report.comparison import draw_comparison
+    from trivium.report.comparison import draw_comparison, print_codes, print_policies
 
-    with explained():
-        found = comparing.compare(path, settings or [], horizon)
-        comparing.show(found)
-        write_json(out / "comparison.json", found.to_json())
-        draw_comparison(found.to_json(), out / "comparison.png")
+    with explained(goes_on=False):
+        given = [f"--{name}" for name in ("episodes", "demos", "steps") if _typed(context, name)]
+        if given and not policies:
+            raise ConfigError(given[0], "no --policies", "tasks to try policies on", "Type --policies all too.")
+        trial = None
+        if policies:
+            source = comparing.open_set(path, settings or [], horizon)
+            trial = trials.plan_trial(source, policies, episodes, demos, steps)
+        found = comparing.compare(path, settings or [], horizon).to_json() | {"policies": []}
+        print_codes(found)
+        write_json(out / "comparison.json", found)
+        if trial is not None:
+            found["policies"] = [score.__dict__ for score in trial.run(out / "policies")]
+            found |= {"demonstrations": demos, "steps": steps}
+            print_policies(found["policies"])
+            write_json(out / "comparison.json", found)
+        draw_comparison(found, out / "comparison.png")
         note(f"{out / 'comparison.json'}, {out / 'comparison.png'}")
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
