@@ -15,7 +15,7 @@ from trivium.action.fast import FastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.tokenizer import ActionTokenizer
 from trivium.action.vae import VaeConfig
-from trivium.action.vqvae import VqVaeConfig
+from trivium.action.vqvae import VqVaeConfig, VqVaeTokenizer
 from trivium.core.config import override
 from trivium.core.errors import DataError
 from trivium.core.sample import Sample
@@ -76,7 +76,8 @@ class Measured(Coded):
     tokens_per_s: float
     """Tokens for a second of motion, one chunk behind the other."""
     perplexity: float
-    """exp of the entropy of the ids: how many equally common ones they are worth."""
+    """exp of the entropy of the ids: how many equally common ones they are worth. Where every place of a sequence has
+    codes of its own (VQ-VAE), of the ids of a place, on average; so is `used_share`."""
     used_share: float
     """Share of the vocabulary that occurs at all."""
     repaired_share: float
@@ -213,18 +214,30 @@ def _spread(chunks: Chunks) -> Chunks:
 def _measure(name: str, config: TokenizerConfig, bench: Bench) -> Measured:
     fit_s, tokenizer = _timed(lambda: config.fit(bench.fitted))
     coded, ids = _code(name, fit_s, tokenizer.encode_all, tokenizer.decode_all, bench)
-    count = np.bincount(np.concatenate(ids), minlength=tokenizer.vocab_size)
-    chance = count[count > 0] / count.sum()
+    perplexity, used_share = _use(tokenizer, ids)
     tokens = float(np.mean([len(one) for one in ids]))
     return Measured(
         **coded,
         vocab_size=tokenizer.vocab_size,
         tokens_per_chunk=tokens,
         tokens_per_s=tokens * bench.fps / tokenizer.horizon,
-        perplexity=float(np.exp(-(chance * np.log(chance)).sum())),
-        used_share=float((count > 0).mean()),
+        perplexity=perplexity,
+        used_share=used_share,
         repaired_share=_repaired(tokenizer, [len(one) for one in ids]),
     )
+
+
+def _use(tokenizer: ActionTokenizer, ids: list[list[int]]) -> tuple[float, float]:
+    """Return perplexity and used share; where every place has codes of its own, those of a place, on average."""
+    groups = np.array(ids).T if isinstance(tokenizer, VqVaeTokenizer) else [np.concatenate(ids)]
+    entropies: list[float] = []
+    used: list[float] = []
+    for group in groups:
+        count = np.bincount(group, minlength=tokenizer.vocab_size)
+        chance = count[count > 0] / count.sum()
+        entropies.append(-float((chance * np.log(chance)).sum()))
+        used.append(float((count > 0).mean()))
+    return float(np.exp(np.mean(entropies))), float(np.mean(used))
 
 
 def _measure_vae(bench: Bench) -> Continuous:

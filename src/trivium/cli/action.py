@@ -19,7 +19,6 @@ def group() -> None:
 
 @app.command()
 def compare(
-    context: typer.Context,
     path: SetPath,
     settings: Settings = None,
     horizon: Annotated[int, typer.Option(help="Steps in a chunk.", min=1, max=1000)] = 16,
@@ -32,9 +31,15 @@ def compare(
             "in the simulator; takes minutes a task.",
         ),
     ] = "",
-    episodes: Annotated[int, typer.Option(help="With --policies: fresh episodes a task.", min=1, max=10_000)] = 20,
-    demos: Annotated[int, typer.Option(help="With --policies: demonstrations a task.", min=1)] = 20,
-    steps: Annotated[int, typer.Option(help="With --policies: steps of a fit, 64 chunks each.", min=1)] = 1500,
+    episodes: Annotated[
+        int | None, typer.Option(help="With --policies: fresh episodes a task.", min=1, max=10_000, show_default="20")
+    ] = None,
+    demos: Annotated[
+        int | None, typer.Option(help="With --policies: demonstrations a task.", min=1, show_default="20")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="With --policies: steps of a fit, 64 chunks each.", min=1, show_default="1500")
+    ] = None,
 ) -> None:
     """Fit every action tokenizer, a VAE and (asked for) every policy; print tokens, errors, speed and success."""
     from trivium import compare as comparing
@@ -44,25 +49,21 @@ def compare(
     from trivium.report.comparison import draw_comparison, print_codes, print_policies
 
     with explained(goes_on=False):
-        given = [f"--{name}" for name in ("episodes", "demos", "steps") if _typed(context, name)]
-        if given and not policies:
-            raise ConfigError(given[0], "no --policies", "tasks to try policies on", "Type --policies all too.")
+        asked = {"--episodes": episodes, "--demos": demos, "--steps": steps}
+        alone = [name for name, value in asked.items() if value is not None and not policies]
+        if alone:
+            raise ConfigError(alone[0], "no --policies", "tasks to try policies on", "Type --policies all too.")
         trial = None
         if policies:
             source = comparing.open_set(path, settings or [], horizon)
-            trial = trials.plan_trial(source, policies, episodes, demos, steps)
+            trial = trials.plan_trial(source, policies, episodes or 20, demos or 20, steps or 1500)
         found = comparing.compare(path, settings or [], horizon).to_json() | {"policies": []}
         print_codes(found)
         write_json(out / "comparison.json", found)
         if trial is not None:
             found["policies"] = [score.__dict__ for score in trial.run(out / "policies")]
-            found |= {"demonstrations": demos, "steps": steps}
+            found |= {"demonstrations": trial.num_demos, "steps": trial.steps}
             print_policies(found["policies"])
             write_json(out / "comparison.json", found)
         draw_comparison(found, out / "comparison.png")
         note(f"{out / 'comparison.json'}, {out / 'comparison.png'}")
-
-
-def _typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
