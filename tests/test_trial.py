@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_only_sets_of_the_simulator_are_taken(tmp_path: Path) -> None:
     toy = LeRobotConfig(path=str(small_run.write_set(tmp_path / "toy")), views=(), horizon=4).build()
     with pytest.raises(DataError, match=r"found states x, y, grip; expected states that begin with x, y, z"):
         plan_trial(toy, "all", 1, 1, 1)
-    toy.found.tasks[:] = ["wave", "nod"]
+    toy.found = replace(toy.found, tasks=("wave", "nod"))
     with pytest.raises(DataError, match=r"no task for policies \(wave, nod\); expected tasks of Meta-World"):
         plan_trial(toy, "all", 1, 1, 1)
     slow = write(tmp_path, rate_hz=30).build()
