@@ -186,6 +186,7 @@ def fit_policy(
     seed: int = 0,
     prior: Mapping[str, Tensor] | None = None,
     learn: Sequence[str] = ("*",),
+    average: bool = False,
 ) -> tuple[SkillPolicy, float]:
     """Fit a head to demonstrations; return the policy, and the seconds that took.
 
@@ -196,6 +197,7 @@ def fit_policy(
         seed: of fresh weights, batches and noise.
         prior: what `fit_prior` returned for the same config; None starts afresh.
         learn: patterns of what learns, below "eyes", "place" and "action".
+        average: act with the running average of the weights (EMA), eyes included, as Diffusion Policy does.
 
     Raises:
         ConfigError: the demonstrations have another horizon, or a pattern fits nothing.
@@ -206,7 +208,7 @@ def fit_policy(
         skill = Skill(config, demos)
         if prior is not None:
             skill.action.load_state_dict(prior)
-        _train(skill, demos, _stage(steps, tuple(learn)), seed, skill.context)
+        _train(skill, demos, _stage(steps, tuple(learn)).replace(average=average), seed, skill.context)
     return SkillPolicy(skill, demos, seed), time.monotonic() - start
 
 
@@ -297,3 +299,4 @@ def _train(
             raise TrainingError(
                 f"policy fit, step {step + 1}", f"loss {total.item()}", "a finite one", "Look at the demonstrations."
             )
+    optimizer.adopt()
