@@ -38,7 +38,7 @@ def say(*words: object, columns: int = 80) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_prints_both_tables_and_writes_two_files(folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_both_tables_and_writes_three_files(folder: Path, tmp_path: Path) -> None:
     code, text = say(folder, "--horizon", 4, "--out", tmp_path)
     assert code == 0
     for words in (*comparing.TOKENIZERS, "VAE", "chunks of 4 steps", "error by dimension"):
@@ -47,6 +47,11 @@ def test_the_command_prints_both_tables_and_writes_two_files(folder: Path, tmp_p
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["name"] for row in data["tokenizers"]] == list(comparing.TOKENIZERS)
     assert data["policies"] == []
+    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    for names in ([*comparing.TOKENIZERS, "VAE"], data["dimensions"]):
+        assert all(any(name in line for line in lines) for name in names)
+    tables = "\n".join(lines).split("\n\n")
+    assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables), "ragged rows"
     with Pillow.open(tmp_path / "comparison.png") as picture:
         assert picture.width > 1000
 

@@ -20,7 +20,6 @@ from trivium.cli import app
 from trivium.core.errors import ConfigError, DataError, SetupError
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.eval.sim.metaworld import load_simulator
-from trivium.report.comparison import pooled
 from trivium.trial import heads_of, plan_trial
 
 pytestmark = needs_diffusers
@@ -94,26 +93,7 @@ def test_the_command_shows_success_with_its_interval(
     assert all({"fit_s", "successes", "episodes", "low", "high", "parameters"} <= set(row) for row in data["policies"])
     assert (data["demonstrations"], data["steps"]) == (2, 1)
     assert (tmp_path / "comparison.png").stat().st_size > 20_000
-
-
-def test_the_longest_name_of_a_task_is_not_cut(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trivium.report import comparison
-
-    monkeypatch.setattr(comparison.console, "_width", 80)
-    score = {"head": "diffusion U-Net", "fit_s": 1234.5, "successes": 100, "episodes": 100, "low": 0.96, "high": 1.0}
-    names = ("button-press-topdown-wall-v3", "plate-slide-back-side-v3")
-    comparison.print_policies([score | {"task": name} for name in names])
-    said = capsys.readouterr().out
-    assert "…" not in said
-    assert all(name in said for name in names)
-
-
-def test_pooled_tasks_have_a_wilson_interval() -> None:
-    found = pooled([{"successes": 18, "episodes": 20}, {"successes": 9, "episodes": 20}])
-    assert (found["successes"], found["episodes"]) == (27, 40)
-    assert (found["low"], found["high"]) == pytest.approx((0.520, 0.799), abs=1e-3)
+    assert "| 4 of 5 | 4 of 5 | 8 of 10 | 49 to 94 % |" in (tmp_path / "comparison.md").read_text()
 
 
 def test_what_does_not_fit_is_said_before_anything_is_fitted(

@@ -22,7 +22,7 @@ def compare(
     path: SetPath,
     settings: Settings = None,
     horizon: Annotated[int, typer.Option(help="Steps in a chunk.", min=1, max=1000)] = 16,
-    out: Annotated[Path, typer.Option(help="Folder for comparison.json and comparison.png.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md and .png.")] = Path("comparison"),
     policies: Annotated[
         str,
         typer.Option(
@@ -45,8 +45,8 @@ def compare(
     from trivium import compare as comparing
     from trivium import trial as trials
     from trivium.core.errors import ConfigError
-    from trivium.core.files import write_json
-    from trivium.report.comparison import draw_comparison, print_codes, print_policies
+    from trivium.core.files import write_atomic, write_json
+    from trivium.report.comparison import draw_comparison, print_codes, print_policies, to_markdown
 
     with explained(goes_on=False):
         asked = {"--episodes": episodes, "--demos": demos, "--steps": steps}
@@ -65,5 +65,6 @@ def compare(
             found |= {"demonstrations": trial.num_demos, "steps": trial.steps}
             print_policies(found["policies"])
             write_json(out / "comparison.json", found)
+        write_atomic(out / "comparison.md", to_markdown(found))
         draw_comparison(found, out / "comparison.png")
-        note(f"{out / 'comparison.json'}, {out / 'comparison.png'}")
+        note(f"{out}: comparison.json, comparison.md, comparison.png")

@@ -77,6 +77,40 @@ def pooled(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"successes": successes, "episodes": episodes, "low": low, "high": high}
 
 
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the same tables as Markdown, for documents."""
+    head = "code | ids | tokens a second | RMSE, % of range | ids worth | ids used | fit, s | encode, 1,000 chunks/s"
+    table = [f"{head} | decode | random sequences mended"]
+    for row in found["tokenizers"]:
+        cells = row["name"], str(row["vocab_size"]), f"{row['tokens_per_s']:.1f}", f"{100 * row['rmse_share']:.2f}"
+        shares = f"{row['perplexity']:.0f}", f"{row['used_share']:.0%}", f"{row['fit_s']:.1f}"
+        table.append(" | ".join((*cells, *shares, *_speeds(row), f"{row['repaired_share']:.0%}")))
+    for row in found["continuous"]:
+        cells = row["name"], "", f"{row['numbers_per_s']:.1f} numbers", f"{100 * row['rmse_share']:.2f}", ""
+        used = f"{row['num_active']} of {row['latent_dim']} numbers"
+        table.append(" | ".join((*cells, used, f"{row['fit_s']:.1f}", *_speeds(row), "")))
+    errors = [" | ".join(("RMSE (worst), units of the set", *found["dimensions"]))]
+    for row in (*found["tokenizers"], *found["continuous"]):
+        pairs = zip(row["rmse"], row["worst"], strict=True)
+        errors.append(" | ".join((row["name"], *(f"{rmse:.2g} ({worst:.2g})" for rmse, worst in pairs))))
+    tables, scores = [table, errors], found["policies"]
+    if scores:
+        tasks = list(dict.fromkeys(score["task"] for score in scores))
+        policies = [" | ".join(("policy", "weights", "fit, s", *tasks, "all", "95 %"))]
+        for head in dict.fromkeys(score["head"] for score in scores):
+            mine = [score for score in scores if score["head"] == head]
+            fit = f"{sum(score['fit_s'] for score in mine) / len(mine):.0f}"
+            rates = (f"{score['successes']} of {score['episodes']}" for score in mine)
+            policies.append(" | ".join((head, f"{mine[0]['parameters']:,}", fit, *rates, *_success(pooled(mine)))))
+        tables.append(policies)
+    return "\n".join("\n".join(_markdown_rows(table)) + "\n" for table in tables)
+
+
+def _markdown_rows(rows: Sequence[str]) -> list[str]:
+    rule = "|".join("---" for _ in rows[0].split(" | "))
+    return [f"| {rows[0]} |", f"|{rule}|", *(f"| {row} |" for row in rows[1:])]
+
+
 def draw_comparison(found: Mapping[str, Any], path: Path) -> None:
     """Draw tokens against error, the error of every dimension, and the success of policies, as a PNG.
 
