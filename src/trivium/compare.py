@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from rich.progress import track
 
 from trivium.action.bins import BinsConfig
 from trivium.action.choice import TokenizerConfig
@@ -18,6 +19,7 @@ from trivium.action.vae import VaeConfig
 from trivium.action.vqvae import VqVaeConfig, VqVaeTokenizer
 from trivium.core.config import override
 from trivium.core.errors import DataError
+from trivium.core.log import console
 from trivium.core.sample import Sample
 from trivium.data.bucket import select
 from trivium.data.detect import detect
@@ -156,7 +158,8 @@ def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
         return normal.inverse(actions.reshape(-1, actions.shape[2]), way_back).reshape(actions.shape)
 
     bench = Bench(fitted.normal, measured, physical, column, source.fps)
-    rows = [_measure(name, config, bench) for name, config in TOKENIZERS.items()]
+    every = track(TOKENIZERS.items(), "fitting tokenizers", console=console, transient=True)
+    rows = [_measure(name, config, bench) for name, config in every]
     return Comparison(
         path=str(path),
         robot=source.embodiment,
