@@ -36,12 +36,13 @@ RATES = (20, 40, 80)
 def heads_of(horizon: int) -> dict[str, HeadConfig]:
     """Return every kind of head in a small size, by the name that tables show."""
     size: dict[str, Any] = {"horizon": horizon, "width": 64, "depth": 2, "heads": 4}
+    narrow: dict[str, Any] = size | {"width": 32}
     return {
         "BC MSE": RegressConfig(**size, error="l2"),
         "BC L1": RegressConfig(**size),
         "ACT": CvaeConfig(**size),
         "diffusion": DiffusionConfig(**size, num_draws=2),
-        "diffusion U-Net": DiffusionUnetConfig(**size | {"width": 32}, num_draws=2),
+        "diffusion U-Net": DiffusionUnetConfig(**narrow, num_draws=2),
         "flow": FlowConfig(**size, num_draws=2),
     }
 

@@ -51,11 +51,10 @@ class Bent(nn.Module):
         """Build; `straight` is set by the caller."""
         super().__init__()
         self.straight = nn.Linear(width_in, width_out)
-        self.bend = nn.Sequential(
-            nn.Linear(width_in, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width_out)
-        )
-        nn.init.zeros_(self.bend[-1].weight)
-        nn.init.zeros_(self.bend[-1].bias)
+        last = nn.Linear(HIDDEN, width_out)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.bend = nn.Sequential(nn.Linear(width_in, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), last)
 
     def forward(self, x: Float[Tensor, "m y"]) -> Float[Tensor, "m z"]:
         """Map vectors."""

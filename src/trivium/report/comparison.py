@@ -124,7 +124,8 @@ def draw_comparison(found: Mapping[str, Any], path: Path) -> None:
     heads = list(dict.fromkeys(score["head"] for score in scores))
     heights = [3.4, max(3.0, 0.8 + 0.55 * len(found["dimensions"]))]
     heights += [1.4 + 0.42 * len(heads)] if heads else []
-    with mpl.rc_context(STYLE | {"font.size": 11.0}):
+    style: dict[Any, Any] = STYLE | {"font.size": 11.0}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(6.4, sum(heights) + 0.9), layout="constrained")
         panels = figure.subplots(len(heights), 1, height_ratios=heights)
         _draw_codes(rows, found["dimensions"], panels[0], panels[1])
@@ -137,7 +138,7 @@ def draw_comparison(found: Mapping[str, Any], path: Path) -> None:
 def _draw_codes(rows: Sequence[Mapping[str, Any]], dimensions: Sequence[str], above: Axes, below: Axes) -> None:
     for i, row in enumerate(rows):
         marker = MARKERS[(i + i // len(MARKERS)) % len(MARKERS)]
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "linestyle": ""}
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "linestyle": ""}
         above.plot(_rate(row), 100 * row["rmse_share"], markersize=8, label=row["name"], **look)
         place = np.arange(len(dimensions)) + (i - (len(rows) - 1) / 2) * 0.8 / len(rows)
         below.plot(np.maximum(row["rmse"], 1e-12), place, markersize=5, **look)
@@ -163,7 +164,8 @@ def _draw_policies(heads: Sequence[str], scores: Sequence[Mapping[str, Any]], ax
         label = "all tasks, 95 %" if not i else None
         axes.errorbar(100 * rate, i, xerr=spans, color="#1d2330", marker="o", capsize=4, linestyle="", label=label)
         for j, score in enumerate(mine if len(tasks) > 1 else ()):
-            look = {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[1 + j % (len(MARKERS) - 1)], "linestyle": ""}
+            marker = MARKERS[1 + j % (len(MARKERS) - 1)]
+            look: dict[str, Any] = {"color": COLOURS[j % len(COLOURS)], "marker": marker, "linestyle": ""}
             label = score["task"] if not i else None
             axes.plot(100 * score["successes"] / score["episodes"], i + 0.28, markersize=5, label=label, **look)
     axes.set(xlabel="success in the simulator, % of episodes", xlim=(-3, 103))
