@@ -51,10 +51,10 @@ class Bent(nn.Module):
         """Build; `straight` is set by the caller."""
         super().__init__()
         self.straight = nn.Linear(width_in, width_out)
-        last = nn.Linear(HIDDEN, width_out)
+        first, middle, last = nn.Linear(width_in, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, width_out)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.bend = nn.Sequential(nn.Linear(width_in, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), last)
+        self.bend = nn.Sequential(first, nn.GELU(), middle, nn.GELU(), last)
 
     def forward(self, x: Float[Tensor, "m y"]) -> Float[Tensor, "m z"]:
         """Map vectors."""
