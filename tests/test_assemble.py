@@ -9,11 +9,15 @@ import pytest
 import small_run
 
 from trivium import curriculum
+from trivium.action import autoencoder
 from trivium.action.bins import BinsConfig
+from trivium.action.vqvae import VqVaeConfig
 from trivium.assemble import World
+from trivium.core.batch import Kind
 from trivium.core.errors import CheckpointError, ConfigError
 from trivium.core.sample import Action, Sample
 from trivium.data.represent import RepresentConfig
+from trivium.nn.codebook import VqConfig
 from trivium.run import Run
 
 
@@ -145,3 +149,21 @@ def test_other_tokenizers_take_the_place_of_fast(config: Run, tmp_path: Path):
     assert row.counts["action"] == 4 * 2 + 2
     assert row.tokens is not None
     assert row.tokens.max() == world.model.language.vocab.extra_start + 65
+
+
+def test_learned_codes_are_fitted_once_and_kept_with_the_run(
+    config: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(autoencoder, "STEPS", 20)
+    codes = VqVaeConfig(quantizer=VqConfig(size=16, num_levels=2), num_vectors=2)
+    config = config.replace(model=config.model.replace(tokenizer=codes))
+    world = World(config, tmp_path)
+    row = world.layout(config.stages[-1].objective).build(world.chain.forward(world.robot.read(0), None))
+    assert row.counts["action"] == 2 * 2 + 2
+    chunk = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    kept, text = world.tokenizer.encode(chunk), (tmp_path / "tokenizer.json").read_text()
+    monkeypatch.setattr(autoencoder, "STEPS", 1)  # another fit would give other codes
+    assert World(config, tmp_path).tokenizer.encode(chunk) == kept
+    assert (tmp_path / "tokenizer.json").read_text() == text
+    batch = next(world.stage(1).loader.batches(0, 1, 1))[0]  # by a worker, forked after the fit
+    assert (batch.kinds == Kind.ACTION).any()

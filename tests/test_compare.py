@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from trivium import compare as comparing
+from trivium.action import autoencoder
 from trivium.action.bins import BinsConfig
 from trivium.action.fast import FastConfig
 from trivium.cli import app
@@ -19,6 +20,12 @@ from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.data.trajectory import Trajectories
 
 RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of learned codes; their errors are no matter here."""
+    monkeypatch.setattr(autoencoder, "STEPS", 20)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +38,20 @@ def say(*words: object, columns: int = 80) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_prints_both_tables_and_writes_two_files(folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_both_tables_and_writes_three_files(folder: Path, tmp_path: Path) -> None:
     code, text = say(folder, "--horizon", 4, "--out", tmp_path)
     assert code == 0
-    for words in (*comparing.TOKENIZERS, "chunks of 4 steps", "error by dimension"):
+    for words in (*comparing.TOKENIZERS, "VAE", "chunks of 4 steps", "error by dimension"):
         assert words.split()[0] in text
     assert "…" not in text, "nothing is cut at 80 columns"
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["name"] for row in data["tokenizers"]] == list(comparing.TOKENIZERS)
+    assert data["policies"] == []
+    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    for names in ([*comparing.TOKENIZERS, "VAE"], data["dimensions"]):
+        assert all(any(name in line for line in lines) for name in names)
+    tables = "\n".join(lines).split("\n\n")
+    assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables), "ragged rows"
     with Pillow.open(tmp_path / "comparison.png") as picture:
         assert picture.width > 1000
 
@@ -63,6 +76,22 @@ def test_the_numbers_are_those_of_the_definitions(folder: Path, monkeypatch: pyt
     assert found.num_fitted > found.num_measured > 0
     assert all(worst > 0 for worst in (*bins.worst, *fast.worst))
     assert all(rmse <= worst for row in found.tokenizers for rmse, worst in zip(row.rmse, row.worst, strict=True))
+
+
+def test_a_vae_is_measured_in_numbers_as_many_as_a_short_chunk_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "TOKENIZERS", {"bins": BinsConfig()})
+    found = comparing.compare(folder, [], 4)
+    (vae,) = found.continuous
+    assert (vae.name, vae.latent_dim, vae.numbers_per_s) == ("VAE", 4 * 2, 8 / 4 * found.fps)
+    assert 0 < vae.num_active <= 8
+    assert 0 < vae.rmse_share < 0.2
+    assert all(rmse <= worst for rmse, worst in zip(vae.rmse, vae.worst, strict=True))
+    monkeypatch.setattr(comparing, "LATENTS", 2)
+    (fewer,) = comparing.compare(folder, [], 4).continuous
+    assert fewer.latent_dim == 2
+    assert fewer.rmse_share > vae.rmse_share
 
 
 def test_errors_are_measured_on_episodes_that_were_not_fitted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +154,10 @@ def test_what_cannot_be_compared_is_named(folder: Path, tmp_path: Path, monkeypa
     assert "found a set of kind 'text'; expected robot episodes, with actions" in " ".join(text.split())
     with pytest.raises(DataError, match="no such file or folder"):
         comparing.compare(tmp_path / "gone", [], 4)
+    (tmp_path / "empty").mkdir()
+    code, text = say(tmp_path / "empty")
+    assert (code, "Traceback" in text) == (2, False)
+    assert text.startswith(f"DataError: {tmp_path / 'empty'}: found")
     with monkeypatch.context() as patch:
         altered(patch, end=lambda found: np.arange(1, len(found.action) + 1), number=lambda f: np.arange(len(f.action)))
         with pytest.raises(DataError, match=r"none longer than 1 step; .* one step have no motion to compare"):

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import torch
 from action_heads import CONFIGS, HEADS
+from truth_set import LENGTH, NUM_EPISODES, TASKS, write
 
 from trivium import policies
 from trivium.action.expert import ExpertConfig
 from trivium.core.errors import ConfigError, DataError, TrainingError
-from trivium.core.files import publish_folder
 from trivium.core.sample import Sample, State
-from trivium.data.source.lerobot import LeRobot, LeRobotConfig
-from trivium.data.source.lerobot_write import Episode, LeRobotWriter, SetSpec
+from trivium.data.source.lerobot import LeRobot
 from trivium.eval.rollout import RolloutConfig
 from trivium.eval.sim.metaworld import EMBODIMENT, STATE_NAMES, task_text
 from trivium.policies import (
@@ -24,28 +23,6 @@ from trivium.policies import (
     normalise,
     read_demonstrations,
 )
-
-TASKS = ("reach-v3", "push-v3")
-NUM_EPISODES, LENGTH = 6, 12
-
-
-def write(root: Path, truths: tuple[str, ...] = ("object", "goal")) -> LeRobotConfig:
-    """Write a set whose actions lead from the gripper to the goal, which the state does not tell."""
-    xyz = ("x", "y", "z")
-    columns = {"observation.state": STATE_NAMES, "action": (*xyz, "grip")}
-    columns |= {f"truth.{name}": xyz for name in truths}
-    writer = LeRobotWriter(root / "staging", SetSpec(40, EMBODIMENT, {}, columns, "CC0-1.0"))
-    rng = np.random.default_rng(0)
-    for task in TASKS:
-        for number in range(NUM_EPISODES):
-            goal = np.repeat(rng.uniform(-0.2, 0.2, (1, 3)), LENGTH, 0)
-            state = np.concatenate([rng.uniform(-0.2, 0.2, (LENGTH, 3)), np.ones((LENGTH, 1))], 1)
-            action = np.concatenate([goal - state[:, :3], np.zeros((LENGTH, 1))], 1)
-            found = {"observation.state": state, "action": action, "truth.object": -goal, "truth.goal": goal}
-            numbers = {name: found[name].astype(np.float32) for name in columns}
-            writer.add(f"{task}-{number}", Episode(task_text(task).instruction, numbers, {}))
-    publish_folder(root / "set", lambda folder: writer.fill(folder, writer.keys()))
-    return LeRobotConfig(path=str(root / "set"), views=(), horizon=4)
 
 
 @pytest.fixture(scope="module")

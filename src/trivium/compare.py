@@ -1,4 +1,4 @@
-"""Action tokenizers side by side on one set of demonstrations: tokens, errors, speed, and what is left unused."""
+"""Codes of actions side by side on one set of demonstrations: tokens, errors, speed, and what is left unused."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,23 +8,26 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.progress import track
 
 from trivium.action.bins import BinsConfig
 from trivium.action.choice import TokenizerConfig
 from trivium.action.fast import FastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.tokenizer import ActionTokenizer
+from trivium.action.vae import VaeConfig
+from trivium.action.vqvae import VqVaeConfig, VqVaeTokenizer
 from trivium.core.config import override
 from trivium.core.errors import DataError
-from trivium.core.log import console, note, warn
+from trivium.core.log import console
 from trivium.core.sample import Sample
 from trivium.data.bucket import select
 from trivium.data.detect import detect
 from trivium.data.source.episode import EpisodeConfig, EpisodeSource
 from trivium.data.stats import ColumnStats, measure
 from trivium.data.transform import Normalize
+from trivium.nn.codebook import VqConfig
+from trivium.nn.fsq import FsqConfig
 
 TOKENIZERS: Mapping[str, TokenizerConfig] = {
     "FAST 512": FastConfig(),
@@ -33,8 +36,13 @@ TOKENIZERS: Mapping[str, TokenizerConfig] = {
     "bins RT-1": BinsConfig(convention="rt1"),
     "mu-law Gato": MulawConfig(),
     "mu-law 1.5": MulawConfig(limit=1.5),
+    "VQ-VAE": VqVaeConfig(quantizer=VqConfig(size=256)),
+    "residual VQ": VqVaeConfig(quantizer=VqConfig(size=256, num_levels=4), num_vectors=6),
+    "FSQ": VqVaeConfig(quantizer=FsqConfig(levels=(8, 5, 5, 5)), num_vectors=8),
 }
 """What is compared, in the order of the table."""
+LATENTS = 16
+"""Numbers that the VAE makes of a chunk; of a chunk that has fewer itself, as many as that."""
 VAL_SHARE = 0.2
 """Share of episodes that errors and speeds are measured on; the others are fitted on."""
 MOST = 20_000
@@ -45,35 +53,54 @@ NUM_RANDOM = 5_000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one tokenizer makes of chunks that it was not fitted on."""
+@dataclass(frozen=True, kw_only=True)
+class Coded:
+    """What one code makes of chunks that it was not fitted on."""
 
     name: str
-    vocab_size: int
-    tokens_per_chunk: float
-    tokens_per_s: float
-    """Tokens for a second of motion, one chunk behind the other."""
     rmse: list[float]
     """Root mean squared error by dimension, in the units of the set."""
     worst: list[float]
     """Largest error of a single number, by dimension."""
     rmse_share: float
     """Root mean squared error as a share of the range that the normalisation maps to -1..1, over moving dimensions."""
-    perplexity: float
-    """exp of the entropy of the ids: how many equally common ones they are worth."""
-    used_share: float
-    """Share of the vocabulary that occurs at all."""
     fit_s: float
     encode_per_s: float
     decode_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Coded):
+    """A tokenizer."""
+
+    vocab_size: int
+    tokens_per_chunk: float
+    tokens_per_s: float
+    """Tokens for a second of motion, one chunk behind the other."""
+    perplexity: float
+    """exp of the entropy of the ids: how many equally common ones they are worth. Where every place of a sequence has
+    codes of its own (VQ-VAE), of the ids of a place, on average; so is `used_share`."""
+    used_share: float
+    """Share of the vocabulary that occurs at all."""
     repaired_share: float
     """Share of sequences of random ids that had to be padded or cut; each decodes within the robot's limits."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Continuous(Coded):
+    """A VAE, whose code is no ids."""
+
+    latent_dim: int
+    """Numbers a chunk."""
+    num_active: int
+    """Those that say anything about the measured chunks."""
+    numbers_per_s: float
+    """Numbers for a second of motion."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the command prints and writes."""
+    """Everything that the command prints and writes, but for policies."""
 
     path: str
     robot: str
@@ -85,6 +112,7 @@ class Comparison:
     num_fitted: int
     num_measured: int
     tokenizers: list[Measured]
+    continuous: list[Continuous]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value."""
@@ -99,14 +127,26 @@ class Chunks:
     physical: Float[np.ndarray, "m k a"]
 
 
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every code is measured with."""
+
+    fitted: Float[np.ndarray, "m k a"]
+    chunks: Chunks
+    physical: Callable[[np.ndarray], np.ndarray]
+    """From normalised actions back to commands."""
+    column: ColumnStats
+    fps: float
+
+
 def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
-    """Fit every tokenizer on most episodes of a set and measure it on the others.
+    """Fit every tokenizer and the VAE on most episodes of a set and measure it on the others.
 
     Raises:
         DataError: no set of robot episodes, fewer than two episodes, or none as long as the horizon.
         ConfigError: a setting is wrong, or the horizon is too long for a tokenizer.
     """
-    source = _open(path, settings, horizon)
+    source = open_set(path, settings, horizon)
     sides = {side: select(source, side, VAL_SHARE) for side in ("train", "val")}
     stats = measure([(source, sides["train"])])
     normal, column = Normalize(stats), stats[source.embodiment]["action"]
@@ -117,10 +157,9 @@ def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
     def physical(actions: Float[np.ndarray, "m k a"]) -> Float[np.ndarray, "m k a"]:
         return normal.inverse(actions.reshape(-1, actions.shape[2]), way_back).reshape(actions.shape)
 
-    rows = [
-        _measure(name, config, fitted.normal, measured, physical, column, source.fps)
-        for name, config in TOKENIZERS.items()
-    ]
+    bench = Bench(fitted.normal, measured, physical, column, source.fps)
+    every = track(TOKENIZERS.items(), "fitting tokenizers", console=console, transient=True)
+    rows = [_measure(name, config, bench) for name, config in every]
     return Comparison(
         path=str(path),
         robot=source.embodiment,
@@ -131,39 +170,17 @@ def compare(path: Path, settings: list[str], horizon: int) -> Comparison:
         num_fitted=len(fitted.normal),
         num_measured=len(measured.normal),
         tokenizers=rows,
+        continuous=[_measure_vae(bench)],
     )
 
 
-def show(found: Comparison) -> None:
-    """Print the tables."""
-    robot = found.robot or "an unnamed robot"
-    note(
-        f"{found.path}: {robot}, chunks of {found.horizon} steps at {found.fps:g} Hz; "
-        f"fitted on {found.num_fitted:,}, measured on {found.num_measured:,} of other episodes"
-    )
-    if found.constant:
-        warn(f"never moves, and is decoded to its constant: {', '.join(found.constant)}")
-    table = Table(title="tokenizers", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headers = ("", "ids", "tokens\n/ s", "RMSE\n% range", "ids\nworth", "ids\nused", "encode\nk / s", "decode\nk / s")
-    for header in (*headers, "random\nmended"):
-        table.add_column(header, justify="right" if header else "left", no_wrap=True)
-    for row in found.tokenizers:
-        speeds = (f"{speed / 1000:,.0f}" for speed in (row.encode_per_s, row.decode_per_s))
-        shares = f"{row.perplexity:.0f}", f"{row.used_share:.0%}"
-        size = str(row.vocab_size), f"{row.tokens_per_s:.1f}", f"{100 * row.rmse_share:.2f}"
-        table.add_row(row.name, *size, *shares, *speeds, f"{row.repaired_share:.0%}")
-    console.print(table)
-    title = "error by dimension: root mean square, and the worst below it, in the units of the set"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for row in found.tokenizers:
-        table.add_column(row.name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for i, name in enumerate(found.dimensions):
-        table.add_row(name, *(f"{row.rmse[i]:.2g}\n{row.worst[i]:.2g}" for row in found.tokenizers), end_section=True)
-    console.print(table)
+def open_set(path: Path, settings: list[str], horizon: int) -> EpisodeSource:
+    """Open a set of robot episodes by its path.
 
-
-def _open(path: Path, settings: list[str], horizon: int) -> EpisodeSource:
+    Raises:
+        DataError: there is none, or it holds something else.
+        ConfigError: a setting is wrong.
+    """
     config = detect(path)
     if not isinstance(config, EpisodeConfig):
         raise DataError(
@@ -197,41 +214,70 @@ def _spread(chunks: Chunks) -> Chunks:
     return Chunks(chunks.normal[chosen], chunks.physical[chosen])
 
 
-def _measure(
-    name: str,
-    config: TokenizerConfig,
-    fitted: Float[np.ndarray, "m k a"],
-    chunks: Chunks,
-    physical: Callable[[np.ndarray], np.ndarray],
-    column: ColumnStats,
-    fps: float,
-) -> Measured:
-    fit_s, tokenizer = _timed(lambda: config.fit(fitted))
-    tokenizer.decode_all(tokenizer.encode_all(chunks.normal[:64]))  # the first call pays for what later ones find
-    encode_s, ids = _timed(lambda: tokenizer.encode_all(chunks.normal))
-    decode_s, decoded = _timed(lambda: tokenizer.decode_all(ids))
-    error = np.abs(physical(decoded).astype(np.float64) - chunks.physical)
-    low, high = column.range()
-    moving = column.moving()
-    share = (error[..., moving] / (high - low)[moving]) if moving.any() else np.zeros(1)
-    count = np.bincount(np.concatenate(ids), minlength=tokenizer.vocab_size)
-    chance = count[count > 0] / count.sum()
+def _measure(name: str, config: TokenizerConfig, bench: Bench) -> Measured:
+    fit_s, tokenizer = _timed(lambda: config.fit(bench.fitted))
+    coded, ids = _code(name, fit_s, tokenizer.encode_all, tokenizer.decode_all, bench)
+    perplexity, used_share = _use(tokenizer, ids)
     tokens = float(np.mean([len(one) for one in ids]))
     return Measured(
-        name=name,
+        **coded,
         vocab_size=tokenizer.vocab_size,
         tokens_per_chunk=tokens,
-        tokens_per_s=tokens * fps / tokenizer.horizon,
-        rmse=np.sqrt((error**2).mean((0, 1))).tolist(),
-        worst=error.max((0, 1)).tolist(),
-        rmse_share=float(np.sqrt((share**2).mean())),
-        perplexity=float(np.exp(-(chance * np.log(chance)).sum())),
-        used_share=float((count > 0).mean()),
-        fit_s=fit_s,
-        encode_per_s=len(ids) / encode_s,
-        decode_per_s=len(ids) / decode_s,
+        tokens_per_s=tokens * bench.fps / tokenizer.horizon,
+        perplexity=perplexity,
+        used_share=used_share,
         repaired_share=_repaired(tokenizer, [len(one) for one in ids]),
     )
+
+
+def _use(tokenizer: ActionTokenizer, ids: list[list[int]]) -> tuple[float, float]:
+    """Return perplexity and used share; where every place has codes of its own, those of a place, on average."""
+    groups = np.array(ids).T if isinstance(tokenizer, VqVaeTokenizer) else [np.concatenate(ids)]
+    entropies: list[float] = []
+    used: list[float] = []
+    for group in groups:
+        count = np.bincount(group, minlength=tokenizer.vocab_size)
+        chance = count[count > 0] / count.sum()
+        entropies.append(-float((chance * np.log(chance)).sum()))
+        used.append(float((count > 0).mean()))
+    return float(np.exp(np.mean(entropies))), float(np.mean(used))
+
+
+def _measure_vae(bench: Bench) -> Continuous:
+    size = bench.fitted.shape[1] * bench.fitted.shape[2]
+    config = VaeConfig(latent_dim=min(LATENTS, size))
+    fit_s, vae = _timed(lambda: config.fit(bench.fitted))
+    coded, _ = _code("VAE", fit_s, vae.encode, vae.decode, bench)
+    return Continuous(
+        **coded,
+        latent_dim=config.latent_dim,
+        num_active=vae.active_units(bench.chunks.normal),
+        numbers_per_s=config.latent_dim * bench.fps / vae.horizon,
+    )
+
+
+def _code(
+    name: str, fit_s: float, encode: Callable[[Any], T], decode: Callable[[T], np.ndarray], bench: Bench
+) -> tuple[dict[str, Any], T]:
+    """Return the fields of `Coded`, and what chunks were encoded to."""
+    chunks = bench.chunks
+    decode(encode(chunks.normal[:64]))  # the first call pays for what later ones find
+    encode_s, codes = _timed(lambda: encode(chunks.normal))
+    decode_s, decoded = _timed(lambda: decode(codes))
+    error = np.abs(bench.physical(decoded).astype(np.float64) - chunks.physical)
+    low, high = bench.column.range()
+    moving = bench.column.moving()
+    share = (error[..., moving] / (high - low)[moving]) if moving.any() else np.zeros(1)
+    fields = {
+        "name": name,
+        "rmse": np.sqrt((error**2).mean((0, 1))).tolist(),
+        "worst": error.max((0, 1)).tolist(),
+        "rmse_share": float(np.sqrt((share**2).mean())),
+        "fit_s": fit_s,
+        "encode_per_s": len(decoded) / encode_s,
+        "decode_per_s": len(decoded) / decode_s,
+    }
+    return fields, codes
 
 
 def _repaired(tokenizer: ActionTokenizer, lengths: list[int]) -> float:

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 from fuzz import survive
 
+from trivium.action import autoencoder
 from trivium.action.bins import BinsConfig
 from trivium.action.choice import CLASSES, TokenizerConfig, open_tokenizer
 from trivium.action.fast import FastConfig
 from trivium.action.fast_reader import PublishedFastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.tokenizer import ActionTokenizer, Robot
+from trivium.action.vqvae import VqVaeConfig
 from trivium.core.config import Config
 from trivium.core.errors import CheckpointError
+from trivium.nn.codebook import VqConfig
+from trivium.nn.fsq import FsqConfig
 
 HORIZON = 5
 CHUNKS = np.random.default_rng(0).uniform(-1, 1, (60, HORIZON, 3)).cumsum(1).clip(-1.2, 1.2)
@@ -25,7 +29,15 @@ CONFIGS = (
     BinsConfig(convention="rt1", num_bins=16),
     MulawConfig(limit=1.5),
     PublishedFastConfig(path=str(Path(__file__).parent / "published_fast")),
+    VqVaeConfig(quantizer=VqConfig(size=16, num_levels=2), num_vectors=3),
+    VqVaeConfig(quantizer=FsqConfig(levels=(5, 3))),
 )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of learned codes: a guarantee does not hang on how well they were learned."""
+    monkeypatch.setattr(autoencoder, "STEPS", 30)
 
 
 def saved(config: Any, path: Path) -> ActionTokenizer:
@@ -123,7 +135,7 @@ def test_broken_files_and_other_kinds_are_refused(tmp_path: Path) -> None:
         open_again(path, config)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS[:2], CONFIGS[4]], ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", [*CONFIGS[:2], *CONFIGS[4:]], ids=lambda config: config.kind)
 def test_damaged_files_are_refused_or_still_decode(config: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     saved(config, path)

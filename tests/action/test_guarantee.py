@@ -11,14 +11,18 @@ import pytest
 import small_run
 from wild import wild
 
+from trivium.action import autoencoder
 from trivium.action.bins import BinsConfig
 from trivium.action.fast import FastConfig
 from trivium.action.fast_reader import PublishedFastConfig
 from trivium.action.mulaw import MulawConfig
+from trivium.action.vqvae import VqVaeConfig
 from trivium.core.sample import Sample
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
 from trivium.data.stats import ColumnStats, measure
 from trivium.data.transform import Normalize
+from trivium.nn.codebook import VqConfig
+from trivium.nn.fsq import FsqConfig
 
 CONFIGS = (
     FastConfig(vocab_size=256),
@@ -26,10 +30,19 @@ CONFIGS = (
     BinsConfig(convention="rt1"),
     MulawConfig(),
     PublishedFastConfig(path=str(Path(__file__).parent / "published_fast")),
+    VqVaeConfig(quantizer=VqConfig(size=64)),
+    VqVaeConfig(quantizer=VqConfig(size=64, num_levels=3)),
+    VqVaeConfig(quantizer=FsqConfig(levels=(8, 5, 5)), num_vectors=6),
 )
-NAMES = ["fast", "bins", "bins-rt1", "mulaw", "published_fast"]
+NAMES = ["fast", "bins", "bins-rt1", "mulaw", "published_fast", "vq", "residual-vq", "fsq"]
 DEMO = Path(os.environ.get("TRIVIUM_DEMO", "data/quickstart")) / "robot"
 BLOCK = 5000
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of learned codes: a guarantee does not hang on how well they were learned."""
+    monkeypatch.setattr(autoencoder, "STEPS", 30)
 
 
 class Setting:
@@ -116,7 +129,7 @@ def test_a_million_wild_sequences(config: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", CONFIGS[:4], ids=NAMES[:4])
+@pytest.mark.parametrize("config", [*CONFIGS[:4], *CONFIGS[5:]], ids=[*NAMES[:4], *NAMES[5:]])
 def test_100_000_real_chunks(config: Any) -> None:
     if not DEMO.is_dir():
         pytest.skip("no demonstrations: `trivium demo-data data/quickstart`, or set TRIVIUM_DEMO")

@@ -93,8 +93,8 @@ class Diffusion(ActionModel):
     Schedule and samplers are diffusers'. Where we differ from the paper's code: time enters the transformer by adaptive
     norms and its steps see one another both ways (there causally), the same network as the flow head's, so that the
     two differ in the method alone; guesses are clipped at `limit`, because quantile-normalised actions go beyond 1;
-    steps that are not valid are hidden, not trained on; and the weights act as they are, not their running average
-    (EMA). The first loss is 1.
+    steps that are not valid are hidden, not trained on; and the weights act as they are unless their stage says
+    `average` (EMA, which the paper always takes). The first loss is 1.
     """
 
     error_name = "diffusion"

@@ -11,8 +11,12 @@ from trivium.core.log import note
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn an error that a user can mend into one paragraph on stderr and exit code 2."""
+def explained(goes_on: bool = True) -> Iterator[None]:
+    """Turn an error that a user can mend into one paragraph on stderr and exit code 2.
+
+    Args:
+        goes_on: whether the same command goes on from where it was interrupted.
+    """
     try:
         yield
     except TriviumError as error:
@@ -21,5 +25,6 @@ def explained() -> Iterator[None]:
         said.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        note("Interrupted; nothing half-written is left. The same command goes on from here.")
+        again = "goes on from here" if goes_on else "begins again"
+        note(f"Interrupted; nothing half-written is left. The same command {again}.")
         raise typer.Exit(130) from error

@@ -75,6 +75,8 @@ def run_stage(
             if state.step % period == 0:
                 with undisturbed(objective, key(state.rng.seed, "hook", state.stage, state.step)):
                     act(state)
+        if state.step == stage.steps:
+            optimizer.adopt()
         stopping = parallel.any_rank(stop())
         if stopping or state.step % stage.save_every == 0 or state.step == stage.steps:
             save(state)

@@ -48,6 +48,10 @@ class StageConfig(Config):
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm, 0.5 to 1 as a rule; longer gradients are scaled down to it. `metrics.jsonl` has
     the norm before: when it lies above `clip` all the time, `clip` is a learning rate in disguise."""
+    average: bool = False
+    """Whether the stage ends with the running average of its weights (Diffusion Policy's EMA) in place of the last;
+    evaluations before the end see the last. Steadier diffusion and flow heads for 4 bytes a weight; a stage of a few
+    hundred steps is too short for it: the average lags behind."""
     accumulate: Annotated[int, Field(gt=0)] = 1
     """Micro-batches per step: more tokens a step in the same memory, at the same result and proportionally slower."""
     save_every: Annotated[int, Field(gt=0)] = 500
@@ -68,7 +72,8 @@ class StageConfig(Config):
         """
         where = f"stages.{self.name}"
         table = apply_freeze(objective, self.learn, f"{where}.learn")
-        return Optimizer(objective, self._groups(objective, f"{where}.lr_groups"), self.betas, self.clip), table
+        groups = self._groups(objective, f"{where}.lr_groups")
+        return Optimizer(objective, groups, self.betas, self.clip, self.average), table
 
     def _groups(self, objective: nn.Module, where: str) -> list[Group]:
         left = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
