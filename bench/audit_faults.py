@@ -76,7 +76,8 @@ def once(seen: Recording) -> Recording:
 
 
 MOVED = 5.0
-"""Least state change across lost frames, in times the usual unsteadiness of one change; below that no trace is left."""
+"""Least state change across lost or frozen frames, in times the usual unsteadiness of one change; below that no trace is
+left."""
 
 
 def visible(seen: Recording, span: slice, size: int) -> np.ndarray:
@@ -100,7 +101,7 @@ def inject(
         kind, size = faults.get(e, ("", 0))
         own = {stream: np.arange(n) for stream in rows}
         at = int(rng.integers(n // 4, 3 * n // 4))
-        if kind.startswith("dropped"):
+        if kind.startswith(("dropped", "frozen")):
             shown = visible(seen, span, size)
             if count is not None:
                 count["excluded", kind] += int((~shown).sum())

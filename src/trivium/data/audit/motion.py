@@ -107,17 +107,17 @@ def _stopped_state(number: int, speed: np.ndarray) -> list[Finding]:
 
 
 def _stopped_picture(number: int, view: str, motion: np.ndarray, speed: np.ndarray) -> list[Finding]:
-    """Find pictures that repeat while the state moves as fast as where they change."""
+    """Find pictures that repeat while the state moves."""
     large = float(np.quantile(speed, 0.75))
-    moving = speed > 0.4 * large
-    usual = float(np.median(motion[moving])) if moving.sum() >= LEAST_FRAMES and large > 0 else 0.0
+    fast = speed > 0.4 * large
+    usual = float(np.median(motion[fast])) if fast.sum() >= LEAST_FRAMES and large > 0 else 0.0
     if usual < 1.0:  # of 255 grey levels: this camera sees too little of the motion
         return []
     findings = []
     for begin, end in _runs(motion < STILL * usual):
-        fast = moving[begin:end].mean() > 0.6
+        moving = (speed[begin:end] > 0.2 * large).mean() > 0.5
         beside = [motion[t] for t in (begin - 1, end) if 0 <= t < len(motion)]
-        if fast and beside and max(beside) > 0.5 * usual:
+        if moving and beside and max(beside) > 0.5 * usual:
             text = f"{view} repeats a picture for {end - begin} frames while the state moves"
             findings.append(Finding("frozen", number, begin + 1, end - begin, 0.95, text, view))
     return findings
