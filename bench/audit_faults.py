@@ -76,8 +76,7 @@ def once(seen: Recording) -> Recording:
 
 
 MOVED = 5.0
-"""Least state change across lost or frozen frames, in times the usual unsteadiness of one change; below that no trace is
-left."""
+"""Least state change across lost or frozen frames, in times the usual unsteadiness of one change; less leaves no trace."""
 
 
 def visible(seen: Recording, span: slice, size: int) -> np.ndarray:
