@@ -76,7 +76,7 @@ def once(seen: Recording) -> Recording:
 
 
 MOVED = 5.0
-"""Least state change across lost or frozen frames, in times the usual unsteadiness of one change; less leaves no trace."""
+"""Least state change across lost or frozen frames, in times the usual unsteadiness of one; less leaves no trace."""
 
 
 def visible(seen: Recording, span: slice, size: int) -> np.ndarray:
