@@ -66,9 +66,9 @@ def find_gaps(
         gain, least, stream = max(offers, key=lambda offer: float(offer[0].max()) - offer[1])
         if gain.max() > least:
             lost, at = np.unravel_index(int(gain.argmax()), gain.shape)
-            what = "frames are" if stream == "state" else "pictures alone are"
+            what = f"frame{'s' * bool(lost)}" if stream == "state" else f"picture{'s' * bool(lost)} alone"
             text = f"about {lost + 1} {what} probably missing: what follows does not continue what was"
-            confidence = float(1 / (1 + np.exp(-min(float(gain.max()) - least + 3, 50.0))))
+            confidence = float(1 / (1 + np.exp(-min(float(gain.max()) - least + 1, 50.0))))
             number = int(seen.number[e])
             findings.append(
                 Finding("dropped", number, int(at) + SIDE_FRAMES + 1, float(lost + 1), confidence, text, stream)
