@@ -81,31 +81,32 @@ def evidence(x: Streams, y: Streams, own: int, ahead: int, moves: bool) -> Evide
     right = {e: (target[e] - centre)[:, spread > 0] / spread[spread > 0] for e in usable}
     left = {e: features(start[e]) for e in usable}
     fits = _fits(usable, left, right)
-    miss = np.concatenate([right[e] - left[e] @ fits[e] for e in usable])
-    spread_of = _spreads(usable, left, {e: right[e] - left[e] @ fits[e] for e in usable})
-    inverse, _ = precision(miss / np.concatenate([spread_of[e] for e in usable])[:, None])
+    miss = {e: right[e] - left[e] @ fits[e] for e in usable}
+    usual = _sizes(usable, left, miss)
+    inverse, _ = precision(np.concatenate([miss[e] / usual[e] for e in usable]))
     nats = [np.full((len(b), len(LAGS)), np.nan) for b in x]
     for e in usable:
         for column, lag in enumerate(LAGS):
             u = times[e] - lag
             rows = np.flatnonzero((u >= 1) & (u + after < size[e]))
             off = right[e][rows] - features(window(e, int(lag), rows)) @ fits[e]
-            nats[e][times[e][rows], column] = -surprise(off / spread_of[e][rows, None], inverse) / (ahead + 1)
+            nats[e][times[e][rows], column] = -surprise(off / usual[e][rows], inverse) / (ahead + 1)
         nats[e] = np.clip(nats[e] - nats[e][:, [ZERO]], -MOST_NATS, MOST_NATS)
     total = np.stack([np.nansum(nats[e], axis=0) for e in usable])[:, LAGS != 0]
     fits_best = (total.mean(0) < -LEAST_ERRORS * total.std(0) / np.sqrt(len(total))).all()
-    r2 = 1 - (miss**2).mean() / max(float(np.concatenate([right[e] for e in usable]).var(0).mean()), 1e-12)
-    return Evidence(nats, float(r2)) if fits_best and r2 >= LEAST_R2 else None
+    left_over = float((np.concatenate([miss[e] for e in usable]) ** 2).mean())
+    r2 = 1 - left_over / max(float(np.concatenate([right[e] for e in usable]).var(0).mean()), 1e-12)
+    return Evidence(nats, r2) if fits_best and r2 >= LEAST_R2 else None
 
 
-def _spreads(usable: list[int], left: dict, miss: dict) -> dict[int, np.ndarray]:
+def _sizes(usable: list[int], left: dict, miss: dict) -> dict[int, np.ndarray]:
     """Foretell the size of the errors of every frame: free motion is foretold far better than a contact."""
     inverse, _ = precision(np.concatenate([miss[e] for e in usable]))
     size = {e: np.einsum("ij,jk,ik->i", miss[e], inverse, miss[e])[:, None] for e in usable}
     logs = {e: np.log(size[e] / miss[e].shape[1] + 1e-3) for e in usable}
     middle = float(np.median(np.concatenate([logs[e] for e in usable])))
     fits = _fits(usable, left, {e: logs[e] - middle for e in usable})
-    return {e: np.exp(np.clip((left[e] @ fits[e])[:, 0], -MOST_SPREAD, MOST_SPREAD) / 2) for e in usable}
+    return {e: np.exp(np.clip(left[e] @ fits[e], -MOST_SPREAD, MOST_SPREAD) / 2) for e in usable}
 
 
 def surprise(miss: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, " n"]:
