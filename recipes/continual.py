@@ -74,10 +74,9 @@ def recipe() -> Run:
 
 def read() -> Stage:
     """Domain, code and replay; the upper layers and the words learn."""
-    buckets = (
-        BucketConfig(name="manual", source=MANUAL, weight=0.5, max_epochs=10),
-        BucketConfig(name="code", source=CODE, weight=0.5 - REPLAY, max_epochs=10),
-        BucketConfig(name="general", source=GENERAL, weight=REPLAY, max_epochs=10),
+    shares = (("manual", MANUAL, 0.5), ("code", CODE, 0.5 - REPLAY), ("general", GENERAL, REPLAY))
+    buckets = tuple(
+        BucketConfig(name=name, source=source, weight=share, max_epochs=10) for name, source, share in shares if share
     )
     return Stage(
         name="read",
