@@ -9,8 +9,9 @@ fault into an episode of its own (of about 120) and audits the whole; clean epis
 false alarm, and so do trials without any fault. Episodes that repeat another to the last bit (a task whose expert
 takes no notice of where things lie) are left out. Whole-set lags move every episode at once. Thresholds were chosen on
 button-press-topdown, faucet-open, door-unlock, drawer-open, window-open, push, door-lock, handle-press, plate-slide,
-coffee-button, faucet-close, window-close, door-open, lever-pull, button-press, handle-pull, drawer-close and dial-turn;
-give other tasks and seeds here.
+coffee-button, faucet-close, window-close, door-open, lever-pull, button-press, handle-pull, drawer-close, dial-turn,
+door-close, coffee-push, handle-pull-side, plate-slide-back, reach, push-wall, button-press-wall and plate-slide-side;
+that of frozen pictures also on push-back, sweep, handle-press-side and hand-insert. Give other tasks and seeds here.
 """
 
 import argparse
