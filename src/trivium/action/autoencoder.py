@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trivium.action.tokenizer import Reach, stack
+from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.core.rng import isolated, key
 
@@ -118,6 +119,11 @@ def fitted(
         module = build(reach)
         learn(module, flat)
     return reach, module.eval().requires_grad_(False)
+
+
+def to_json(config: Config, reach: Reach, module: nn.Module) -> dict[str, Any]:
+    """Return the settings, the reach and the weights."""
+    return {"config": config.model_dump(mode="json"), "reach": reach.to_json(), "weights": to_text(module)}
 
 
 def to_text(module: nn.Module) -> str:

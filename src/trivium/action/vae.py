@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor, nn
 
-from trivium.action.autoencoder import Bent, Chunks, fitted, flatten, from_text, optimise, principal_axes, to_text
+from trivium.action.autoencoder import Bent, Chunks, fitted, flatten, from_text, optimise, principal_axes, to_json
 from trivium.action.cvae import kl_to_normal
 from trivium.action.tokenizer import VERSION, Reach, Robot, stack
 from trivium.core.config import Config, parse
@@ -161,8 +161,7 @@ class ActionVae:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings, the reach and the weights."""
-        config = self.config.model_dump(mode="json")
-        return {"config": config, "reach": self.reach.to_json(), "weights": to_text(self.network)}
+        return to_json(self.config, self.reach, self.network)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ActionVae":

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from trivium.action.autoencoder import Bent, Chunks, fitted, flatten, from_text, optimise, principal_axes, to_text
+from trivium.action.autoencoder import Bent, Chunks, fitted, flatten, from_text, optimise, principal_axes, to_json
 from trivium.action.tokenizer import LONGEST, Ids, Reach, Table, TableTokenizer
 from trivium.core.config import Config, parse
 from trivium.core.errors import ConfigError
@@ -203,8 +203,7 @@ class VqVaeTokenizer(TableTokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings, the reach and the weights."""
-        config = self.config.model_dump(mode="json")
-        return {"config": config, "reach": self.reach.to_json(), "weights": to_text(self.coder)}
+        return to_json(self.config, self.reach, self.coder)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "VqVaeTokenizer":

@@ -58,7 +58,8 @@ def evidence(x: Streams, y: Streams, own: int, ahead: int, moves: bool) -> Evide
         moves: take the present value of x and its changes, not its values.
     """
     after, before = max(ahead, 1), max(own, 1)
-    size = [len(b) - moves for b in x]
+    told = [np.diff(b, axis=0) if moves else b for b in x]
+    size = [len(b) for b in told]
     times = [np.arange(before, max(before, min(len(b) - 1 - ahead, n - after))) for b, n in zip(y, size, strict=True)]
     usable = [e for e in range(len(x)) if len(times[e]) > 4]
     if len(usable) < 2 * NUM_FOLDS:
@@ -69,9 +70,8 @@ def evidence(x: Streams, y: Streams, own: int, ahead: int, moves: bool) -> Evide
 
     def window(e: int, lag: int, rows: np.ndarray) -> np.ndarray:
         u = times[e][rows] - lag
-        values = np.diff(x[e], axis=0) if moves else x[e]
         present = [x[e][u]] if moves else []
-        return np.concatenate([past[e][rows], *present, *(values[u + i] for i in range(-1, after + 1))], axis=1)
+        return np.concatenate([past[e][rows], *present, *(told[e][u + i] for i in range(-1, after + 1))], axis=1)
 
     start = {e: window(e, 0, np.arange(len(times[e]))) for e in usable}
     features = feature_map(np.concatenate([start[e] for e in usable]))
