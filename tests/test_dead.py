@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-NUM_FIELDS = 300
+NUM_FIELDS = 350
 """Budget of config fields in the whole house."""
 
 
