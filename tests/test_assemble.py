@@ -16,7 +16,9 @@ from trivium.assemble import World
 from trivium.core.batch import Kind
 from trivium.core.errors import CheckpointError, ConfigError
 from trivium.core.sample import Action, Sample
+from trivium.data.pad import PadConfig
 from trivium.data.represent import RepresentConfig
+from trivium.data.transform import NormalizeConfig
 from trivium.nn.codebook import VqConfig
 from trivium.run import Run
 
@@ -101,6 +103,45 @@ def test_a_plan_leaves_no_line_where_there_is_no_terminal(config: Run, tmp_path:
     capsys.readouterr()
     world.plan(config.stages[0])
     assert capsys.readouterr().out == ""
+
+
+def test_robots_of_two_shapes_learn_in_one_stage(config: Run, data: Path, tmp_path: Path):
+    other = small_run.write_set(tmp_path / "other", robot="other")
+    stage = config.stages[1].replace(lr_groups={})
+    buckets = [
+        stage.mixture.buckets[0].replace(name=name, weight=0.5, source=config.robot.source.replace(path=str(path)))
+        for name, path in (("mine", data), ("theirs", other))
+    ]
+    stage = stage.replace(steps=2, mixture=stage.mixture.replace(buckets=tuple(buckets), workers=0))
+    together = config.replace(stages=(stage,), rollout=None)
+    (tmp_path / "narrow").mkdir()
+    narrow = together.replace(transforms=(NormalizeConfig(), PadConfig(state_dim=3, action_dim=2)))
+    refused(narrow, tmp_path / "narrow", "pad.action_dim", "at least 3, as robot 'other' has")
+    steps = (NormalizeConfig(), PadConfig(state_dim=4, action_dim=5), *config.transforms[1:])
+    robot = config.robot.replace(state_dim=4, action_dim=5)
+    refused(together.replace(transforms=steps), tmp_path / "narrow", "robot.state_dim", "4, as in the pad step")
+    (tmp_path / "run").mkdir()
+    world = World(together.replace(transforms=steps, robot=robot), tmp_path / "run")
+    assert set(world.stats) == {"toy", "other"}
+    alone = small_run.small_run(data)
+    (tmp_path / "alone").mkdir()
+    before = World(alone, tmp_path / "alone").stats["toy"]["action"]
+    assert world.stats["toy"]["action"].to_dict() == before.to_dict(), (
+        "another robot changes nothing of the policy's own"
+    )
+    work = world.stage(0)
+    found = set()
+    for (batch,) in work.loader.batches(0, 2, 1):
+        assert batch.dims is not None
+        found |= {tuple(row) for row in batch.dims[batch.actions_document].tolist()}
+        losses = work.objective(batch)
+        assert work.objective.counts(batch) == losses.counts()
+        real = batch.actions_valid.sum(1) * (batch.dims[batch.actions_document] > 0).sum(1)
+        assert losses["flow"].count == float(real.sum())
+    assert found == {(1, 1, 0, 0, 0), (1, 1, 1, 0, 0)}
+    source = world.robot
+    seen = Sample(**{**source.read(3).__dict__, "segments": source.read(3).segments[:-1]})
+    assert world.policy().act([seen]).shape == (1, small_run.HORIZON, 2), "the robot gets its own dimensions"
 
 
 def test_relative_commands_are_measured_tokenised_and_undone(config: Run, tmp_path: Path):

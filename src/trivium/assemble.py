@@ -26,11 +26,12 @@ from trivium.core.sample import Action, Sample
 from trivium.data.bucket import SourceConfig, select
 from trivium.data.index import Index, count
 from trivium.data.loader import Loader
+from trivium.data.pad import PadConfig
 from trivium.data.plan import Plan
 from trivium.data.row import Layout, collate
 from trivium.data.source.lerobot import LeRobot
 from trivium.data.source.source import Source
-from trivium.data.stats import measure, to_json
+from trivium.data.stats import Part, measure, to_json
 from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab
@@ -85,7 +86,7 @@ class Supply:
         _check_robot(config, robot)
         _check_rollout(config, robot)
         self._train = select(robot, "train", config.robot.val_share)
-        self.stats = measure([(robot, self._train)], front(config.transforms))
+        self.stats = measure([(robot, self._train), *self._others()], front(config.transforms))
         self.chain: Chain = build_chain(config.transforms, self.stats)
         self.tokenizer = self._make_tokenizer()
 
@@ -143,6 +144,17 @@ class Supply:
         """Return whose actions the tokenizer spells, and under which normalisation."""
         column = self.stats[self.robot.embodiment]["action"]
         return Robot(self.robot.embodiment, column.names, *column.range())
+
+    def _others(self) -> list[Part]:
+        """Return what other robots the stages train on; the policy's own is measured on its demonstrations alone."""
+        found: dict[tuple[str, str], Part] = {}
+        for bucket in (bucket for stage in self.config.stages for bucket in stage.mixture.buckets):
+            source = self.source(bucket.source)
+            if source.columns() and source.embodiment != self.robot.embodiment:
+                # The same set with and without its cameras counts once.
+                place = (source.embodiment, str(getattr(bucket.source, "path", source.name)))
+                found.setdefault(place, (source, select(source, bucket.split, bucket.val_share)))
+        return list(found.values())
 
     def _make_tokenizer(self) -> ActionTokenizer:
         motion = self.robot.motion(self._train)
@@ -286,14 +298,11 @@ def _check_robot(config: Run, robot: LeRobot) -> None:
         ("state_dim", "state", config.robot.state_dim),
         ("action_dim", "action", config.robot.action_dim),
     ):
-        found = robot.columns()[column].shape[1]
+        pad = next((step for step in config.transforms if isinstance(step, PadConfig)), None)
+        found = robot.columns()[column].shape[1] if pad is None else getattr(pad, name)
         if found != expected:
-            raise ConfigError(
-                f"robot.{name}",
-                str(expected),
-                f"{found}, as in {config.robot.source.path}",
-                f"Set robot.{name}={found}.",
-            )
+            said = config.robot.source.path if pad is None else "the pad step of transforms"
+            raise ConfigError(f"robot.{name}", str(expected), f"{found}, as in {said}", f"Set robot.{name}={found}.")
     if config.robot.source.horizon != config.model.action.horizon:
         raise ConfigError(
             "model.action.horizon",

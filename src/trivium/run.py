@@ -96,9 +96,9 @@ class RobotConfig(Config):
     val_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of episodes held out; keep it equal to the `val_share` of the buckets that train on this source."""
     state_dim: int = Field(ge=1)
-    """Dimensions of the state; checked against the source."""
+    """Dimensions of the state, padded ones too; checked against the source, or the pad step."""
     action_dim: int = Field(ge=1)
-    """Dimensions of an action; checked against the source."""
+    """Dimensions of an action, padded ones too; checked against the source, or the pad step."""
 
 
 class CheckConfig(Config):

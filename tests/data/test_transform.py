@@ -143,7 +143,7 @@ def test_what_is_counted_is_what_is_read():
     """Every step gives a blank picture the shape, and a sample the segments, that it gives the real ones."""
     chosen = {"represent": {"to": "delta", "kinds": {"d0": "position", "d1": "gripper"}}, "resize": {"size": 16}}
     chosen |= {"random_shift": {"pixels": 2}, "select_views": {"views": {"front": "front"}}}
-    chosen |= {"tile": {"size": 16, "robots": True}}
+    chosen |= {"tile": {"size": 16, "robots": True}, "pad": {"state_dim": 4, "action_dim": 5}}
     [union, _] = get_args(TransformConfig)
     state = State(values=np.zeros(2, np.float32), names=("d0", "d1"))
     both = {

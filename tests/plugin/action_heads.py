@@ -11,6 +11,7 @@ from trivium.action.expert import ExpertConfig
 from trivium.action.flow import FlowConfig
 from trivium.action.model import ActionModel, Context
 from trivium.action.regress import RegressConfig
+from trivium.action.several import SeveralConfig
 
 HORIZON, ACTION, STATE, WIDTH = 4, 2, 3, 8
 TINY = {"horizon": HORIZON, "width": 32, "heads": 4, "depth": 2}
@@ -18,13 +19,14 @@ ALL = torch.ones(2, HORIZON, dtype=torch.bool)
 
 needs_diffusers = pytest.mark.skipif(not find_spec("diffusers"), reason="the `diffusion` extra is not installed")
 
-CONFIGS: dict[str, ExpertConfig] = {
+CONFIGS: dict[str, ExpertConfig | SeveralConfig] = {
     "flow": FlowConfig(**TINY, num_draws=3),
     "l1": RegressConfig(**TINY),
     "l2": RegressConfig(**TINY, error="l2"),
     "cvae": CvaeConfig(**TINY, latent_dim=4, kl_weight=0.1),
     "diffusion": DiffusionConfig(**TINY, num_draws=3),
     "unet": DiffusionUnetConfig(**TINY | {"width": 16}, num_draws=6),
+    "several": SeveralConfig(heads=(FlowConfig(**TINY, num_draws=3), RegressConfig(**TINY))),
 }
 PARAMS = [
     pytest.param(config, id=name, marks=needs_diffusers if isinstance(config, DiffusionConfig) else ())

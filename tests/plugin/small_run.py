@@ -40,11 +40,15 @@ EPISODES, LENGTH = 16, 12
 STEPS = (6, 8)
 
 
-def write_set(folder: Path, episodes: int = EPISODES) -> Path:
-    """Write a set in which a hand goes to a white square: it can be learned, and every picture differs."""
+def write_set(folder: Path, episodes: int = EPISODES, robot: str = "toy") -> Path:
+    """Write a set in which a hand goes to a white square: it can be learned, and every picture differs.
+
+    A robot of another name than "toy" has a third dimension of its command.
+    """
     truth = {"truth.object": ("x", "y", "z"), "truth.object_image": ("u", "v")}
-    columns = {"observation.state": ("x", "y", "grip"), "action": ("dx", "dy"), **truth}
-    spec = SetSpec(fps=FPS, robot_type="toy", views={"top": (SIZE, SIZE)}, columns=columns, license="MIT")
+    axes = ("dx", "dy") if robot == "toy" else ("dx", "dy", "dz")
+    columns = {"observation.state": ("x", "y", "grip"), "action": axes, **truth}
+    spec = SetSpec(fps=FPS, robot_type=robot, views={"top": (SIZE, SIZE)}, columns=columns, license="MIT")
     writer = LeRobotWriter(folder.with_name(f"{folder.name}.staging"), spec)
     for number in range(episodes):
         rng = np.random.default_rng(number)
@@ -57,7 +61,7 @@ def write_set(folder: Path, episodes: int = EPISODES) -> Path:
                 u, v = (place * SIZE).astype(int)
                 picture[max(0, v - 3) : v + 3, max(0, u - 3) : u + 3] = colour
             states.append([*hand, step / LENGTH])
-            actions.append(move)
+            actions.append([*move, 0.1 * np.sin(step)][: len(axes)])
             frames.append(picture)
             hand = hand + move + rng.normal(0, 0.01, 2)
         at = np.tile(block, (LENGTH, 1)).astype(np.float32)

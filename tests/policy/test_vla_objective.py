@@ -90,6 +90,30 @@ def test_a_weight_of_zero_leaves_a_loss_out(model, batch: Batch) -> None:
         VlaConfig(flow_weight=-1.0).build(model)
 
 
+@pytest.mark.parametrize("average", ["token", "square"])
+def test_z_loss_is_the_closed_form_and_a_loss_of_its_own(model, batch: Batch, average: str) -> None:
+    config = VlaConfig(z_loss=0.01, action_token_weight=2.0, flow_weight=0.0, token_average=average)
+    objective, plain = config.build(model), config.replace(z_loss=0.0).build(model)
+    losses, before = objective(batch), plain(batch)
+    assert objective.counts(batch) == losses.counts()
+    assert set(losses) == {"text", "action_token", "z"}
+    assert torch.equal(losses["text"].sum, before["text"].sum), "what is reported stays cross entropy"
+    scores = model.language.logits(model(batch).hidden.flatten(0, 1)).view(*batch.tokens.shape, -1)
+    acts, numbers = model.language.vocab.span("action"), torch.bincount(batch.documents[batch.targets != IGNORE])
+    squares = weights = 0.0
+    for row, place in (batch.targets != IGNORE).nonzero().tolist():
+        act = int(batch.targets[row, place]) in acts
+        learned = int(numbers[batch.documents[row, place]])
+        weight = (2.0 if act else 1.0) * (1.0 if average == "token" else learned**-0.5)
+        found = scores[row, place, acts.start if act else 0 :].logsumexp(0).item()
+        squares, weights = squares + weight * found**2, weights + weight
+    assert losses["z"].count == pytest.approx(weights)
+    expected = before.total(before.counts()).item() + 0.01 * squares / weights
+    assert losses.total(losses.counts()).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"objective.z_loss: found -1.0; expected 0 or more"):
+        VlaConfig(z_loss=-1.0).build(model)
+
+
 def test_micro_batches_add_up(model, layout, make) -> None:
     objective = VlaConfig().build(model)
     rows = [layout.build(make(name, ("caption", "red" * n), action=False)) for n, name in enumerate("abc", 1)]

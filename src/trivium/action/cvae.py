@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from trivium.action.expert import Expert, ExpertBlock, ExpertConfig, embed_state
-from trivium.action.model import ActionModel, Context
+from trivium.action.model import ActionModel, Context, kept, shorter
 from trivium.core.errors import ConfigError
 
 
@@ -68,14 +68,15 @@ class Cvae(ActionModel):
         clean = self.clean(actions, valid)
         mean, log_variance = self.encoder(clean, valid, context)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        error = (self._decode(z, context) - clean).abs()
+        error = shorter(self._decode(z, context) - clean, context).abs()
         divergence = kl_to_normal(mean, log_variance).sum(1)
         return torch.where(valid[..., None], error + self.kl_weight * divergence[:, None, None], 0.0)
 
     @torch.no_grad()
     def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
         """Return the chunks of the most ordinary style, z = 0; nothing is drawn."""
-        return self._decode(torch.zeros(len(context.state), self.latent_dim, device=context.state.device), context)
+        z = torch.zeros(len(context.state), self.latent_dim, device=context.state.device)
+        return kept(self._decode(z, context), context)
 
     def _decode(self, z: Float[Tensor, "m z"], context: Context) -> Float[Tensor, "m k a"]:
         return self.expert(self.expert.look(context), more=self.style(z.to(self.style.weight.dtype))[:, None])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trivium.action.diffusion_unet import Unet
 from trivium.action.expert import Expert, ExpertConfig
-from trivium.action.model import ActionModel, Context
+from trivium.action.model import ActionModel, Context, kept, shorter
 from trivium.core.errors import ConfigError, SetupError
 
 NUM_LEVELS = 100
@@ -116,12 +116,14 @@ class Diffusion(ActionModel):
             ConfigError: the chunks have another horizon or dimension than the head.
         """
         clean = self.clean(actions, valid).repeat_interleave(self.num_draws, 0)
-        noise = torch.randn_like(clean)
+        noise = kept(torch.randn_like(clean), context)
         level = torch.randint(NUM_LEVELS, (len(clean),), device=clean.device)
         noisy = self.scheduler.add_noise(clean, noise, level)
         seen = valid.repeat_interleave(self.num_draws, 0)
         found = self.network(self.network.look(context), noisy, level / NUM_LEVELS, seen)
-        error = (found - noise).square().unflatten(0, (len(actions), self.num_draws)).mean(1)
+        signal = self.scheduler.alphas_cumprod.to(clean.device)[level][:, None, None]
+        error = shorter(found - noise, context, ((1 - signal) / signal).sqrt()).square()
+        error = error.unflatten(0, (len(actions), self.num_draws)).mean(1)
         return torch.where(valid[..., None], error, 0.0)
 
     @torch.no_grad()
@@ -129,7 +131,7 @@ class Diffusion(ActionModel):
         """Draw chunks from noise, within the limit."""
         shape = (len(context.state), self.horizon, self.action_dim)
         device = context.state.device
-        x = torch.randn(shape, generator=generator, device=device)
+        x = kept(torch.randn(shape, generator=generator, device=device), context)
         sight = self.network.look(context)
         self.scheduler.set_timesteps(self.num_steps)
         # Training on another device left it there.
@@ -137,7 +139,7 @@ class Diffusion(ActionModel):
         for level in self.scheduler.timesteps.tolist():
             time = torch.full((shape[0],), level / NUM_LEVELS, device=device)
             noise = self.network(sight, x, time, None)
-            x = self.scheduler.step(noise, level, x, generator=generator).prev_sample
+            x = kept(self.scheduler.step(noise, level, x, generator=generator).prev_sample, context)
         return x.clamp(-self.limit, self.limit)
 
 

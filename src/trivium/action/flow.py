@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trivium.action.expert import Expert, ExpertConfig
-from trivium.action.model import ActionModel, Context
+from trivium.action.model import ActionModel, Context, kept, shorter
 from trivium.core.errors import ConfigError
 
 
@@ -63,13 +63,14 @@ class Flow(ActionModel):
             ConfigError: the chunks have another horizon or dimension than the head.
         """
         clean = self.clean(actions, valid).repeat_interleave(self.num_draws, 0)
-        noise = torch.randn_like(clean)
+        noise = kept(torch.randn_like(clean), context)
         time = draw_time(len(clean), clean.device)
         share = time[:, None, None]
         noisy = share * noise + (1 - share) * clean
         seen = valid.repeat_interleave(self.num_draws, 0)
         found = self.expert(self.expert.look(context), noisy, time, seen)
-        error = (found - (noise - clean)).square().unflatten(0, (len(actions), self.num_draws)).mean(1)
+        error = shorter(found - (noise - clean), context, share).square()
+        error = error.unflatten(0, (len(actions), self.num_draws)).mean(1)
         return torch.where(valid[..., None], error, 0.0)
 
     @torch.no_grad()
@@ -77,11 +78,11 @@ class Flow(ActionModel):
         """Draw chunks by integrating from noise; the context's keys and values are computed once for all steps."""
         shape = (len(context.state), self.horizon, self.action_dim)
         device = context.state.device
-        noise = self.start_noise * torch.randn(shape, generator=generator, device=device)
+        noise = kept(self.start_noise * torch.randn(shape, generator=generator, device=device), context)
         sight = self.expert.look(context)
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            return self.expert(sight, x, torch.full((shape[0],), time, device=device))
+            return kept(self.expert(sight, x, torch.full((shape[0],), time, device=device)), context)
 
         return integrate(velocity, noise, self.num_steps)
 

@@ -1,6 +1,7 @@
 """What every action head offers: an error to learn from, and chunks to execute."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from trivium.core.batch import Batch
 from trivium.core.errors import ConfigError
+from trivium.core.objective import Loss, Losses
+from trivium.core.sample import ABSENT, CIRCLE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +29,9 @@ class Context:
     tokens: Float[Tensor, "m x d"] | None = None
     mask: Bool[Tensor, "m x"] | None = None
     """True where a token may be seen; given exactly when `tokens` is."""
+    dims: Int[Tensor, "m a"] | None = None
+    """What each dimension of the action is for the robot of each sample: `ABSENT`, `LINE` or `CIRCLE` of
+    core/sample.py; None where all are there and none is an angle."""
 
     def __post_init__(self) -> None:
         assert (self.tokens is None) == (self.mask is None), "context tokens and their mask come together"
@@ -66,6 +72,57 @@ class ActionModel(nn.Module, ABC):
                 "Give the data source and action.horizon the same number, and build for the source's action dimension.",
             )
         return torch.where(valid[..., None], actions.float(), 0.0)
+
+    def parts(self) -> Mapping[str, "ActionModel"]:
+        """Return the heads that learn here, by the name of their error: this one, or several in one."""
+        return {self.error_name: self}
+
+
+TURN = 2.0
+"""A full turn of a normalised angle: `Normalize` makes pi 1."""
+
+
+def kept(x: Float[Tensor, "q k a"], context: Context) -> Float[Tensor, "q k a"]:
+    """Return `x` with exact zeros in the dimensions that a sample's robot lacks; its draws lie side by side."""
+    if context.dims is None:
+        return x
+    there = (context.dims != ABSENT).repeat_interleave(len(x) // len(context.dims), 0)
+    return torch.where(there[:, None], x, 0.0)
+
+
+def shorter(
+    difference: Float[Tensor, "q k a"], context: Context, share: Tensor | float = 1.0
+) -> Float[Tensor, "q k a"]:
+    """Return a difference by the shorter way round where a dimension is an angle.
+
+    `share` times the difference is how far two actions lie apart: 1 for a head that answers with actions, t for a
+    velocity at flow time t, the ratio of noise to signal for predicted noise. A whole turn more or less is no error.
+    """
+    if context.dims is None:
+        return difference
+    round_about = (context.dims == CIRCLE).repeat_interleave(len(difference) // len(context.dims), 0)
+    apart = difference * share
+    return torch.where(round_about[:, None], (apart - TURN * (apart / TURN).round()) / share, difference)
+
+
+def num_elements(valid: Bool[Tensor, "m k"], action_dim: int, dims: Int[Tensor, "m a"] | None) -> float:
+    """Count the numbers that count: real steps, in dimensions that the robot has."""
+    if dims is None:
+        return float(valid.sum()) * action_dim
+    return float((valid.sum(1) * (dims != ABSENT).sum(1)).sum())
+
+
+def head_losses(
+    action: ActionModel,
+    actions: Float[Tensor, "m k a"],
+    valid: Bool[Tensor, "m k"],
+    context: Context,
+    scale: float = 1.0,
+) -> Losses:
+    """Return the loss of every head, each a group of its own, over the same elements."""
+    count = num_elements(valid, action.action_dim, context.dims)
+    found = {name: kept(head.loss(actions, valid, context), context) for name, head in action.parts().items()}
+    return Losses({name: Loss(error.sum(), count, group=name, scale=scale) for name, error in found.items()})
 
 
 def given(tensor: Tensor | None, what: str) -> Tensor:

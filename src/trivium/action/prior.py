@@ -5,12 +5,14 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from trivium.action.model import ActionModel, Context, gather_state, given
+from trivium.action.model import ActionModel, Context, gather_state, given, head_losses, num_elements
 from trivium.core.batch import Batch
 from trivium.core.config import Config
 from trivium.core.errors import DataError
-from trivium.core.objective import Loss, Losses, Objective
+from trivium.core.objective import Losses, Objective
 from trivium.core.sample import Action, Sample, State
 from trivium.data.row import Row
 
@@ -47,16 +49,18 @@ class ActionPriorObjective(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of valid action elements."""
         valid = given(batch.actions_valid, "actions_valid")
-        return {self.action.error_name: float(valid.sum()) * self.action.action_dim}
+        count = num_elements(valid, self.action.action_dim, self._dims(batch))
+        return dict.fromkeys(self.action.parts(), count)
 
     def forward(self, batch: Batch) -> Losses:
         """Compute the loss of one batch."""
         documents = given(batch.actions_document, "actions_document")
         actions, valid = given(batch.actions, "actions"), given(batch.actions_valid, "actions_valid")
         state, known = gather_state(batch, documents, self.action.state_dim)
-        error = self.action.loss(actions, valid, Context(state=state, state_known=known))
-        name = self.action.error_name
-        return Losses({name: Loss(error.sum(), self.counts(batch)[name], group=name)})
+        return head_losses(self.action, actions, valid, Context(state=state, state_known=known, dims=self._dims(batch)))
+
+    def _dims(self, batch: Batch) -> Int[Tensor, "m a"] | None:
+        return None if batch.dims is None else batch.dims[given(batch.actions_document, "actions_document")]
 
     def fake_batch(self) -> Batch:
         """Make two chunks of zeros, one of them cut short by the end of its episode."""
@@ -111,4 +115,5 @@ class ActionPriorLayout:
             state=np.asarray(states[0].values, np.float32) if states else None,
             actions=np.asarray(actions[0].values, np.float32),
             valid=np.asarray(actions[0].valid, bool),
+            dims=sample.dims,
         )

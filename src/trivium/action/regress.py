@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trivium.action.expert import Expert, ExpertConfig
-from trivium.action.model import ActionModel, Context
+from trivium.action.model import ActionModel, Context, kept, shorter
 
 
 class RegressConfig(ExpertConfig):
@@ -52,11 +52,11 @@ class Regress(ActionModel):
         Raises:
             ConfigError: the chunks have another horizon or dimension than the head.
         """
-        difference = self.expert(self.expert.look(context)) - self.clean(actions, valid)
+        difference = shorter(self.expert(self.expert.look(context)) - self.clean(actions, valid), context)
         error = difference.square() if self.squared else difference.abs()
         return torch.where(valid[..., None], error, 0.0)
 
     @torch.no_grad()
     def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
         """Return the chunks; nothing is drawn."""
-        return self.expert(self.expert.look(context))
+        return kept(self.expert(self.expert.look(context)), context)

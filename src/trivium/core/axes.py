@@ -10,6 +10,7 @@ p      patches of one image
 h w c  height, width, channels of an image
 f      frames of a video or steps of a history
 m      samples of a batch that carry actions (or states)
+o      documents: samples of a batch, whatever they carry
 k      horizon: steps in an action chunk
 a      dimensions of an action
 s      dimensions of a state

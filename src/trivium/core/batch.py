@@ -45,6 +45,8 @@ class Batch:
     """Normalised actions."""
     actions_valid: Bool[Tensor, "m k"] | None = None
     actions_document: Int[Tensor, " m"] | None = None
+    dims: Int[Tensor, "o a"] | None = None
+    """What each dimension of an action is for every document's robot (core/sample.py), known without an action too."""
     ids: tuple[str, ...] = ()
     """Sample ids by document number: what a report names when a batch went wrong."""
     token_counts: dict[str, int] = field(default_factory=dict)

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int8, UInt8
 
 Role = Literal["document", "instruction", "caption", "question", "answer"]
+
+ABSENT, LINE, CIRCLE = 0, 1, 2
+"""What a dimension of the model's action is for one robot: one that it lacks, a number, an angle on a circle."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +75,8 @@ class Sample:
 
     `id` is unique and stable ("source/episode/frame"); `embodiment` names the robot whose statistics apply
     ("" when there is no robot); `truth` holds simulator facts that serve as labels of probes and are never
-    shown to a policy (`policy/sequence.py` does not read it).
+    shown to a policy (`policy/sequence.py` does not read it). `dims` says what each dimension of the model's action
+    is for this robot (`ABSENT`, `LINE`, `CIRCLE`); None where all are plain numbers.
     """
 
     id: str
@@ -81,6 +85,7 @@ class Sample:
     license: str
     embodiment: str = ""
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dims: Int8[np.ndarray, " a"] | None = None
 
     def of(self, kind: type) -> list:
         """Return the segments of one kind, in order."""

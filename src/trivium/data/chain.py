@@ -35,7 +35,7 @@ class Transform(ABC):
         """Do to many action chunks, and the states they start from, what `forward` does to those of one sample."""
         return motion
 
-    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
+    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k _"]:
         """Undo `forward` on an action chunk.
 
         Args:
@@ -66,7 +66,7 @@ class Chain(Transform):
             motion = step.motion(motion)
         return motion
 
-    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
+    def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k _"]:
         """Run every inverse, last step first, each with the observation as that step met it."""
         met = [observation]
         for step in self.steps[:-1]:

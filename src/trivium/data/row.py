@@ -6,11 +6,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int8, Int64, UInt8
 
 from trivium.core.batch import IGNORE, Batch, Kind
 from trivium.core.errors import DataError
-from trivium.core.sample import Sample
+from trivium.core.sample import LINE, Sample
 
 NONE = np.zeros(0, np.int64)
 
@@ -39,6 +39,8 @@ class Row:
     """Normalised chunk."""
     valid: Bool[np.ndarray, " k"] | None = None
     """Real steps of the chunk; given exactly when `actions` is."""
+    dims: Int8[np.ndarray, " a"] | None = None
+    """What each dimension of an action is for this robot, as in `Sample`."""
 
 
 @runtime_checkable
@@ -94,6 +96,7 @@ def collate(packs: Sequence[Sequence[tuple[str, Row]]], row_length: int) -> Batc
         actions=_stack("actions", actions),
         actions_valid=_stack("masks", valid),
         actions_document=_documents(actions),
+        dims=_dims(rows),
         ids=tuple(row.sample_id for row in rows),
         token_counts=counts,
     )
@@ -118,6 +121,18 @@ def _tokens(rows: list[tuple[int, Row]], height: int, width: int) -> dict[str, t
         out["tokens"][i, place], out["kinds"][i, place], out["targets"][i, place] = row.tokens, row.kinds, row.targets
         out["documents"][i, place], out["positions"][i, place] = document, np.arange(size)
     return {name: torch.from_numpy(values) for name, values in out.items()}
+
+
+def _dims(rows: Sequence[Row]) -> torch.Tensor | None:
+    """Return what the dimensions of every row's action are; where a row does not say, all are plain numbers."""
+    said = [(d, row.sample_id, row.dims) for d, row in enumerate(rows) if row.dims is not None]
+    if not said:
+        return None
+    width = _stack("dimensions of an action", said)
+    assert width is not None, "rows that say it"
+    dims = torch.full((len(rows), width.shape[1]), LINE, dtype=torch.int64)
+    dims[[d for d, _, _ in said]] = width.long()
+    return dims
 
 
 def _stack(what: str, found: list[tuple[int, str, np.ndarray]]) -> torch.Tensor | None:

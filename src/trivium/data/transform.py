@@ -12,10 +12,13 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
-from trivium.core.sample import Action, Image, Sample, Segment, State, Video
+from trivium.core.sample import CIRCLE, LINE, Action, Image, Sample, Segment, State, Video
+from trivium.core.schema import suggest
 from trivium.data.chain import Chain, Transform, on_pixels
+from trivium.data.circle import HALF, wrap
 from trivium.data.jpeg import JpegConfig
 from trivium.data.motion import Motion
+from trivium.data.pad import PadConfig
 from trivium.data.represent import RepresentConfig
 from trivium.data.source.source import blank, is_blank
 from trivium.data.stats import ColumnStats, Stats
@@ -26,25 +29,46 @@ class NormalizeConfig(Config):
     """Scale states and actions so that the range q01..q99 becomes [-1, 1], per robot and dimension."""
 
     kind: Literal["normalize"] = "normalize"
+    circular: tuple[str, ...] = ()
+    """Names of dimensions that are absolute angles on a circle, in radians within (-pi, pi]: pi becomes 1, whatever the
+    quantiles, and errors of commands go the shorter way round. A joint with stops is none; a name that no robot has is
+    refused."""
 
     def build(self, stats: Stats) -> "Normalize":
-        """Make the step for the robots in `stats`."""
-        return Normalize(stats)
+        """Make the step for the robots in `stats`.
+
+        Raises:
+            ConfigError: a circular dimension that no robot has, or one that leaves the circle.
+        """
+        return Normalize(stats, self.circular)
 
 
 class Normalize(Transform):
     """Quantile normalisation, without clipping, so that `inverse` is exact.
 
     A dimension that never moved in the data becomes 0, and its inverse is the constant whatever a policy says:
-    dividing by its range would blow noise up.
+    dividing by its range would blow noise up. `Sample.dims` names the dimensions of an action that lie on a circle.
     """
 
     numeric = False  # numbers change, words and pictures do not
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Stats, circular: Sequence[str] = ()) -> None:
         self._scales = {
-            (robot, column): _scale(found) for robot, columns in stats.items() for column, found in columns.items()
+            (robot, column): _scale(found, circular)
+            for robot, columns in stats.items()
+            for column, found in columns.items()
         }
+        names = {robot: columns["action"].names for robot, columns in stats.items() if "action" in columns}
+        self._dims = {
+            robot: np.array([CIRCLE if name in circular else LINE for name in found], np.int8)
+            for robot, found in names.items()
+            if set(found) & set(circular)
+        }
+        known = {name for columns in stats.values() for found in columns.values() for name in found.names}
+        for name in circular if stats else ():
+            if name not in known:
+                todo = suggest(name, sorted(known), "Take it out.")
+                raise ConfigError("normalize.circular", repr(name), f"one of {', '.join(sorted(known))}", todo)
 
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
         """Scale states and actions."""
@@ -55,7 +79,8 @@ class Normalize(Transform):
             column = "state" if isinstance(segment, State) else "action"
             return replace(segment, values=self._scaled(segment.values, sample.embodiment, column, sample.id))
 
-        return replace(sample, segments=tuple(map(scaled, sample.segments)))
+        dims = self._dims.get(sample.embodiment, sample.dims)
+        return replace(sample, segments=tuple(map(scaled, sample.segments)), dims=dims)
 
     def motion(self, motion: Motion) -> Motion:
         """Scale many states and actions."""
@@ -66,7 +91,11 @@ class Normalize(Transform):
     def inverse(self, action: Float[np.ndarray, "k a"], observation: Sample) -> Float[np.ndarray, "k a"]:
         """Return the action in physical units."""
         center, half = self._scale_of(observation.embodiment, "action", "an action to be executed", action.shape[-1])
-        return (action * half + center).astype(np.float32)
+        physical = action * half + center
+        dims = self._dims.get(observation.embodiment)
+        if dims is not None:
+            physical = np.where(dims == CIRCLE, wrap(physical), physical)
+        return physical.astype(np.float32)
 
     def _scaled(self, values: np.ndarray, robot: str, column: str, where: str) -> np.ndarray:
         center, half = self._scale_of(robot, column, where, values.shape[-1])
@@ -218,7 +247,14 @@ class SelectViews(Transform):
 
 
 TransformConfig = Annotated[
-    NormalizeConfig | ResizeConfig | RandomShiftConfig | SelectViewsConfig | RepresentConfig | JpegConfig | TileConfig,
+    NormalizeConfig
+    | PadConfig
+    | ResizeConfig
+    | RandomShiftConfig
+    | SelectViewsConfig
+    | RepresentConfig
+    | JpegConfig
+    | TileConfig,
     Field(discriminator="kind"),
 ]
 
@@ -236,7 +272,7 @@ def build_chain(configs: Sequence[StepConfig], stats: Stats) -> Chain:
     """Build the steps of a recipe in order.
 
     Raises:
-        ConfigError: a step rewrites commands after they were normalised.
+        ConfigError: a step rewrites commands after they were normalised, or pads before.
     """
     normal = [isinstance(config, NormalizeConfig) for config in configs]
     for place, config in enumerate(configs):
@@ -245,6 +281,13 @@ def build_chain(configs: Sequence[StepConfig], stats: Stats) -> Chain:
                 f"transforms.{place}",
                 "represent behind normalize",
                 "represent in front: states and actions are scaled apart, and their difference means nothing then",
+                "Change the order.",
+            )
+        if isinstance(config, PadConfig) and any(normal[place:]):
+            raise ConfigError(
+                f"transforms.{place}",
+                "pad in front of normalize",
+                "pad behind it: the statistics are of the robot's own dimensions",
                 "Change the order.",
             )
     return Chain([config.build(stats) for config in configs])
@@ -256,7 +299,19 @@ def front(configs: Sequence[StepConfig]) -> Chain:
     return build_chain(configs[: normal.index(True) if any(normal) else len(configs)], {})
 
 
-def _scale(stats: ColumnStats) -> tuple[np.ndarray, np.ndarray]:
+def _scale(stats: ColumnStats, circular: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return center and half range; a half range of 0 marks a dimension that never moved."""
     low, high = stats.range()
-    return (low + high) / 2, np.where(stats.moving(), (high - low) / 2, 0.0)
+    center, half = (low + high) / 2, np.where(stats.moving(), (high - low) / 2, 0.0)
+    for place, name in enumerate(stats.names):
+        if name in circular:
+            reach = max(abs(stats.min[place]), abs(stats.max[place]))
+            if reach > HALF * (1 + 1e-6):
+                raise ConfigError(
+                    "normalize.circular",
+                    f"{name!r}, which reaches {reach:.4g}",
+                    "an angle in radians within (-pi, pi]",
+                    "Leave it out, or bring it to radians.",
+                )
+            center[place], half[place] = 0.0, np.pi
+    return center, half

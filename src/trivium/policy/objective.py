@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trivium.action.model import given
+from trivium.action.model import given, head_losses, num_elements
 from trivium.action.tokenizer import ActionTokenizer
 from trivium.core.batch import IGNORE, Batch, Kind
 from trivium.core.config import Config
@@ -46,6 +46,9 @@ class VlaConfig(Config):
     insulate: bool = False
     """Stop the flow head's gradient at the trunk (knowledge insulation): the trunk then learns to act from action
     tokens alone. True without action tokens in the data means a trunk that never hears of actions."""
+    z_loss: float = 0.0
+    """Weight of the squared log-sum-exp of a token's scores: keeps them from drifting, which bfloat16 cannot bear. 1e-5
+    (OLMo 2) to 1e-4 (PaLM) in long runs; above 1e-3 it flattens what the model has to say."""
     dropout: ModalityDropoutConfig = ModalityDropoutConfig()
     """Chances with which a robot sample loses its pictures, state or instruction in training."""
 
@@ -56,7 +59,7 @@ class VlaConfig(Config):
             ConfigError: a negative weight, all weights 0, or a chance outside 0..1.
         """
         weights = {name: getattr(self, name) for name in ("text_weight", "action_token_weight", "flow_weight")}
-        for name, weight in weights.items():
+        for name, weight in (weights | {"z_loss": self.z_loss}).items():
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"objective.{name}", str(weight), "0 or more", f"Change {name}.")
         if not any(weights.values()):
@@ -74,7 +77,7 @@ class VlaConfig(Config):
 
 
 class VlaObjective(Objective):
-    """Losses "text", "action_token" (cross entropy in nats) and the action head's own ("flow" for flow matching).
+    """Losses "text", "action_token" (cross entropy in nats), "z" and the action head's own ("flow" for flow matching).
 
     Action tokens are scored against the extra ids only: nothing else can follow [begin], decoding is constrained to
     them anyway, and at 49,152 words the full softmax would cost more than the trunk. Its entropy at the start is
@@ -104,8 +107,10 @@ class VlaObjective(Objective):
         elements = self._elements(batch)
         if tokens or not elements:
             counts["tokens"] = tokens
+        if tokens and self.config.z_loss:
+            counts["z"] = tokens
         if elements:
-            counts[self.action.error_name] = elements
+            counts |= dict.fromkeys(self.action.parts(), elements)
         return counts
 
     def forward(self, batch: Batch) -> Losses:
@@ -114,20 +119,23 @@ class VlaObjective(Objective):
         visible = drop_modalities(batch, self.config.dropout) if self.training else everything(batch)
         thought: Thought = model(batch, visible)
         losses, shares = Losses(), self._shares(batch)
+        squares, spoken = [], 0.0
         for name, weight, chosen in self._spoken(batch):
             if count := _size(chosen, shares):
                 start = self.language.vocab.extra_start if name == "action_token" else 0
                 aims = given(batch.targets, "targets")[chosen]
                 part = None if shares is None else shares[chosen].float()
-                total = cross_entropy_sum(self.language, thought.hidden[chosen], aims, start, part)
-                losses[name] = Loss(total, count, weight)
-        if elements := self._elements(batch):
+                found = score_tokens(self.language, thought.hidden[chosen], aims, start, part, bool(self.config.z_loss))
+                losses[name] = Loss(found[0], count, weight)
+                squares.append(weight * found[1])
+                spoken += weight * count
+        if squares and self.config.z_loss:
+            losses["z"] = Loss(torch.stack(squares).sum(), spoken, group="z", scale=self.config.z_loss)
+        if self._elements(batch):
             documents = given(batch.actions_document, "actions_document")
             actions, valid = given(batch.actions, "actions"), given(batch.actions_valid, "actions_valid")
             context = model.gather_context(thought, batch, documents, self.config.insulate)
-            error = self.action.loss(actions, valid, context)
-            name = self.action.error_name
-            losses[name] = Loss(error.sum(), elements, group=name, scale=self.config.flow_weight)
+            losses |= head_losses(self.action, actions, valid, context, self.config.flow_weight)
         if not losses:
             losses["text"] = Loss(thought.hidden.float().sum() * 0.0, 0)
         return losses
@@ -189,7 +197,8 @@ class VlaObjective(Objective):
     def _elements(self, batch: Batch) -> float:
         if batch.actions is None or batch.actions_valid is None or not self.config.flow_weight:
             return 0.0
-        return float(batch.actions_valid.sum()) * batch.actions.shape[2]
+        dims = None if batch.dims is None else batch.dims[given(batch.actions_document, "actions_document")]
+        return num_elements(batch.actions_valid, batch.actions.shape[2], dims)
 
 
 def cross_entropy_sum(
@@ -199,23 +208,36 @@ def cross_entropy_sum(
     start: int = 0,
     shares: Float[Tensor, " x"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum the cross entropy over words from id `start` on, in float32, in chunks that are computed again backwards.
+    """Sum the cross entropy alone; see `score_tokens`."""
+    return score_tokens(language, hidden, targets, start, shares, squared=False)[0]
 
-    `shares` are what the tokens count; 1 each, if not given.
+
+def score_tokens(
+    language: LanguageModel,
+    hidden: Float[Tensor, "x d"],
+    targets: Int[Tensor, " x"],
+    start: int,
+    shares: Float[Tensor, " x"] | None,
+    squared: bool,
+) -> Float[Tensor, "2"]:
+    """Sum the cross entropy over words from id `start` on, and the squared log-sum-exp (0 unless `squared`).
+
+    In float32, in chunks that are computed again backwards. `shares` are what the tokens count; 1 each, if None.
     """
 
     def part(rows: Tensor, aims: Tensor, shares: Tensor | None = None) -> Tensor:
         head = language.embedding if language.head is None else language.head
-        scores = language.logits(rows) if not start else F.linear(rows, head.weight[start:])
+        scores = (language.logits(rows) if not start else F.linear(rows, head.weight[start:])).float()
+        total = scores.logsumexp(1).square() if squared else scores.new_zeros(len(rows))
         if shares is None:
-            return F.cross_entropy(scores.float(), aims - start, reduction="sum")
-        return F.cross_entropy(scores.float(), aims - start, reduction="none") @ shares
+            return torch.stack([F.cross_entropy(scores, aims - start, reduction="sum"), total.sum()])
+        return torch.stack([F.cross_entropy(scores, aims - start, reduction="none") @ shares, total @ shares])
 
     columns = [hidden, targets] if shares is None else [hidden, targets, shares]
     if len(hidden) <= CHUNK:
         return part(*columns)
     pieces = zip(*(column.split(CHUNK) for column in columns), strict=True)
-    return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
+    return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum(0)
 
 
 def _size(chosen: Bool[Tensor, "b t"], shares: Float[Tensor, "b t"] | None) -> float:

@@ -97,6 +97,7 @@ class VlaLayout:
             state=None if state is None else _finite(state.values, sample, "state"),
             actions=None if action is None else _finite(action.values, sample, "action"),
             valid=None if action is None else np.asarray(action.valid, bool),
+            dims=sample.dims,
         )
 
     def _spans(self, sample: Sample) -> list[Span]:

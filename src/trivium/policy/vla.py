@@ -10,12 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trivium.action.choice import TokenizerConfig
-from trivium.action.cvae import CvaeConfig
-from trivium.action.diffusion import DiffusionConfig, DiffusionUnetConfig
 from trivium.action.fast import FastConfig
-from trivium.action.flow import FlowConfig
 from trivium.action.model import ActionModel, Context, gather_state, given
-from trivium.action.regress import RegressConfig
+from trivium.action.several import OneHead, SeveralConfig
 from trivium.connect.mlp import MlpConnector, MlpConnectorConfig
 from trivium.core.batch import Batch, Kind
 from trivium.core.config import Config
@@ -37,10 +34,9 @@ class ModelConfig(Config):
     """What turns its patches into words' neighbours."""
     language: Annotated[PretrainedLanguageConfig | TinyLanguageConfig, Field(discriminator="kind")]
     """The trunk that reads pictures, words and state."""
-    action: Annotated[
-        FlowConfig | RegressConfig | CvaeConfig | DiffusionConfig | DiffusionUnetConfig, Field(discriminator="kind")
-    ]
-    """The head that acts: flow matching, regression, ACT's auto-encoder, or diffusion (transformer or U-Net)."""
+    action: Annotated[OneHead | SeveralConfig, Field(discriminator="kind")]
+    """The head that acts: flow matching, regression, ACT's auto-encoder, diffusion (transformer or U-Net), or several
+    that learn together."""
     context: Annotated[HiddenContextConfig | PatchContextConfig, Field(discriminator="kind")] = HiddenContextConfig()
     """What the action head may look at."""
 
@@ -126,7 +122,8 @@ class Model(nn.Module):
         tokens, mask = self.context(batch, thought.visible, documents, hidden, patches)
         state, known = gather_state(batch, documents, self.action.state_dim)
         known = known & thought.visible.state[documents]
-        return Context(state=state, state_known=known, tokens=tokens, mask=mask)
+        dims = None if batch.dims is None else batch.dims[documents]
+        return Context(state=state, state_known=known, tokens=tokens, mask=mask, dims=dims)
 
     @torch.no_grad()
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
