@@ -138,7 +138,9 @@ class Supply:
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):
             return objective.layout()
-        return objective.layout(self.widths.vocab, self.widths.tokens_per_image, self.tokenizer)
+        return objective.layout(
+            self.widths.vocab, self.widths.tokens_per_image, self.tokenizer, self.config.model.state == "words"
+        )
 
     def owner(self) -> Robot:
         """Return whose actions the tokenizer spells, and under which normalisation."""
@@ -245,7 +247,8 @@ class World(Supply):
         return twin.eval()
 
     def _observing(self) -> VlaLayout:
-        return VlaLayout(self.widths.vocab, self.widths.tokens_per_image, None)
+        words = self.config.model.state == "words"
+        return VlaLayout(self.widths.vocab, self.widths.tokens_per_image, None, words)
 
 
 def build_model(config: Run) -> Model:

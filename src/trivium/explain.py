@@ -8,6 +8,7 @@ from rich.text import Text
 from trivium.assemble import build_model, build_objective
 from trivium.core.config import describe
 from trivium.core.log import console
+from trivium.policy.attention import ALWAYS, SENTENCES
 from trivium.run import Run
 from trivium.train.stage import apply_freeze
 
@@ -15,6 +16,7 @@ from trivium.train.stage import apply_freeze
 def show(config: Run) -> None:
     """Print the settings of a run, then its parts and what every stage trains; no data is read."""
     console.print(settings(config), soft_wrap=True)
+    console.print(attention(config), soft_wrap=True)
     console.print(learners(config))
 
 
@@ -26,6 +28,12 @@ def settings(config: Run) -> Text:
         meaning = textwrap.fill(setting.doc, width=96, initial_indent="    ", subsequent_indent="    ")
         text.append(f"{meaning}\n" if setting.doc else "", "dim")
     return text
+
+
+def attention(config: Run) -> Text:
+    """Say in sentences who may look at whom."""
+    said = (SENTENCES[config.model.attention], *ALWAYS)
+    return Text("\n".join(["who may look at whom", *(f"    {sentence}" for sentence in said), ""]))
 
 
 def learners(config: Run) -> Table:

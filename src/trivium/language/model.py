@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
+from trivium.language.chat import read_chat
 from trivium.language.trunk import Masks, find_chunks, layer_list, shorten
 from trivium.language.vocab import Vocab, byte_tokenizer
 from trivium.nn.hub import find_gguf, first_line, load_part, refuse_missing, use_our_attention
@@ -44,6 +45,9 @@ class PretrainedLanguageConfig(GrowthConfig):
     """How many of its first layers to keep; more than it has is refused. Fewer is faster and knows less."""
     num_extra_tokens: int = Field(ge=0)
     """Ids added for actions and the like; at least what the action tokenizer emits."""
+    chat: bool = False
+    """Whether conversations and what a robot is told are laid out in the model's own chat template. True for a model
+    that learned to answer in it; a base model has none, and a newline before every answer then costs one token."""
 
     def build(self) -> "LanguageModel":
         """Load weights (float32), keep the first layers, grow the vocabulary.
@@ -119,7 +123,9 @@ class PretrainedLanguageConfig(GrowthConfig):
         # Embeddings are often padded beyond the tokenizer: ids in that gap are unused, and stay so.
         highest = max(backend.get_vocab(with_added_tokens=True).values())
         start = max(highest + 1, num_embeddings)
-        return Vocab(backend, tokenizer.eos_token_id, start, self.num_extra_tokens, self.spans, self.sentinels)
+        chat = read_chat(tokenizer, "language.chat") if self.chat else None
+        end = tokenizer.eos_token_id
+        return Vocab(backend, end, start, self.num_extra_tokens, self.spans, self.sentinels, chat)
 
 
 class TinyLanguageConfig(GrowthConfig):
@@ -219,8 +225,15 @@ class LanguageModel(nn.Module):
         embeddings: Float[Tensor, "b t d"],
         documents: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t"],
+        blocks: Int[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Run the layers over packed rows: a token sees its own document up to itself, padding sees padding.
+
+        Args:
+            embeddings: of the tokens.
+            documents: number of the sample of every token; -1 for padding.
+            positions: place of every token in its sample.
+            blocks: numbers that rise along a sample; tokens that share one see each other both ways. By place, if None.
 
         Raises:
             ConfigError: the rows are longer than the model's window.
@@ -232,7 +245,7 @@ class LanguageModel(nn.Module):
                 f"at most {self.max_length}, the window of the language model",
                 "Shorten the rows or choose another language model.",
             )
-        mask = self._masks(documents, positions, embeddings.dtype)
+        mask = self._masks(documents, positions, embeddings.dtype, blocks)
         (trunk,) = self._trunk
         chunks = find_chunks(documents) if self._takes_chunks else None
         more = {} if chunks is None else {"chunks": chunks}

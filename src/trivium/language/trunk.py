@@ -62,10 +62,14 @@ class Masks:
             raise _strange(trunk, f"{SLIDING} layers and no sliding_window", "a window in config.json")
 
     def __call__(
-        self, documents: Int[Tensor, "b t"], positions: Int[Tensor, "b t"], dtype: Any
+        self,
+        documents: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t"],
+        dtype: Any,
+        blocks: Int[Tensor, "b t"] | None = None,
     ) -> Tensor | dict[str, Tensor]:
         """Return what to add to the scores: a mask of shape b 1 t t, or one by kind of layer."""
-        seen = causal_mask(documents, positions)
+        seen = causal_mask(documents, positions if blocks is None else blocks)
         # Additive, in the model's own type: every attention kernel of transformers takes it as it is.
         full = additive(seen.unsqueeze(1), dtype)
         if self.window is None:

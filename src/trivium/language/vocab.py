@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trivium.core.errors import ConfigError
 from trivium.data.source.sentinel import SHAPE, STARCODER2
+from trivium.language.chat import Chat
 
 CONTROL = re.compile(r"<\|.+\|>")
 """How every family spells a control word; "<b>" is a word of the text in Gemma's vocabulary."""
@@ -30,6 +31,7 @@ class Vocab:
         num_extra: int,
         spans: Mapping[str, int] | None = None,
         sentinels: Sequence[str] = (),
+        chat: Chat | None = None,
     ) -> None:
         """Wrap a tokenizer.
 
@@ -40,6 +42,7 @@ class Vocab:
             num_extra: how many extra ids there are for actions.
             spans: how many ids each other modality has, by its name.
             sentinels: words that mark structure in documents of code and are one id each.
+            chat: what stands between the words of a conversation; None for a model without a template.
 
         Raises:
             ConfigError: an empty span, or a sentinel that is none, is there twice, or that text itself can become.
@@ -55,7 +58,7 @@ class Vocab:
         tokenizer.add_special_tokens([AddedToken(word, special=True) for word in control])
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
-        self.end = end
+        self.end, self.chat = end, chat
         self.num_text = highest + 1
         """Rows of the embedding that the tokenizer uses; the gap above them was never trained."""
         self.extra_start = extra_start

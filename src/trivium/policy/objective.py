@@ -67,13 +67,15 @@ class VlaConfig(Config):
         self.dropout.check("objective.dropout")
         return VlaObjective(model, self)
 
-    def layout(self, vocab: Vocab, tokens_per_image: int, tokenizer: ActionTokenizer) -> VlaLayout:
+    def layout(
+        self, vocab: Vocab, tokens_per_image: int, tokenizer: ActionTokenizer, state_in_words: bool = False
+    ) -> VlaLayout:
         """Build the layout; action tokens are laid out only where they have a weight.
 
         Raises:
             ConfigError: the model's vocabulary has no room for the action tokens.
         """
-        return VlaLayout(vocab, tokens_per_image, tokenizer if self.action_token_weight else None)
+        return VlaLayout(vocab, tokens_per_image, tokenizer if self.action_token_weight else None, state_in_words)
 
 
 class VlaObjective(Objective):

@@ -1,7 +1,7 @@
 """The model: vision, connect, language and action under fixed names, joined over packed rows."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from trivium.connect.mlp import MlpConnector, MlpConnectorConfig
 from trivium.core.batch import Batch, Kind
 from trivium.core.config import Config
 from trivium.language.model import LanguageModel, PretrainedLanguageConfig, TinyLanguageConfig
+from trivium.policy.attention import Rule, number_blocks
 from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchContextConfig
 from trivium.policy.visible import Visible, everything
 from trivium.vision.encoder import Encoder
@@ -40,6 +41,13 @@ class ModelConfig(Config):
     context: Annotated[HiddenContextConfig | PatchContextConfig, Field(discriminator="kind")] = HiddenContextConfig()
     """What the action head may look at."""
 
+    attention: Rule = "causal"
+    """Who may look at whom in the trunk. "causal": every token at those before it, as language models learned.
+    "prefix": pictures, instruction and state at one another both ways, which pi0 trains; a causal model has to learn
+    it. `trivium show` says the rules in full."""
+    state: Literal["embedding", "words"] = "embedding"
+    """How the trunk reads the state. "embedding": one learned vector. "words": each number as one of 256 steps from
+    -1 to 1, in digits (pi0.5): 3 to 5 tokens a dimension, no new weights, and a language model knows digits."""
     tokenizer: TokenizerConfig = FastConfig()
     """How action chunks become tokens; fitted on the robot's training episodes before the first stage."""
 
@@ -54,7 +62,7 @@ class ModelConfig(Config):
         connect = self.connect.build(vision.width, vision.grid, language.width)
         action = self.action.build(action_dim, state_dim, language.width)
         context = self.context.build(vision.width, vision.num_patches, language.width)
-        return Model(vision, connect, language, action, context)
+        return Model(vision, connect, language, action, context, self.attention, self.state == "words")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +79,8 @@ class Model(nn.Module):
     """A vision-language-action model over packed rows.
 
     Parameter names start with `vision`, `connect`, `language`, `action`, `state` (the projection of the state into
-    the row) or `context` (the projection of patches for the action head); freeze patterns address them so.
+    the row, where it is not put in words) or `context` (the projection of patches for the action head); freeze
+    patterns address them so.
     """
 
     def __init__(
@@ -81,11 +90,16 @@ class Model(nn.Module):
         language: LanguageModel,
         action: ActionModel,
         context: HiddenContext,
+        attention: Rule = "causal",
+        state_in_words: bool = False,
     ) -> None:
         """Join built parts."""
         super().__init__()
         self.vision, self.connect, self.language, self.action = vision, connect, language, action
-        self.context = context
+        self.context, self.attention = context, attention
+        if state_in_words:
+            self.state = None
+            return
         self.state = nn.Linear(action.state_dim, language.width)
         # A state as loud as a word: language models keep their embeddings around 0.02-0.1, torch's default gives 1.
         nn.init.normal_(self.state.weight, std=0.02)
@@ -102,10 +116,11 @@ class Model(nn.Module):
         if batch.images is not None:
             patches = self.vision(batch.images)
             x = _put(x, batch, Kind.IMAGE, batch.images_document, self.connect(patches))
-        if batch.states is not None:
+        if batch.states is not None and self.state is not None:
             states = self.state(batch.states.to(self.state.weight.dtype))
             x = _put(x, batch, Kind.STATE, batch.states_document, states[:, None])
-        return Thought(self.language(x, visible.documents, visible.positions), patches, visible)
+        blocks = number_blocks(batch, visible, self.attention)
+        return Thought(self.language(x, visible.documents, visible.positions, blocks), patches, visible)
 
     def gather_context(
         self, thought: Thought, batch: Batch, documents: Int[Tensor, " m"], insulate: bool = False
