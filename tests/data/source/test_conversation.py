@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from film import clip, levels
 from fuzz import survive
 from PIL import Image as Pillow
 
@@ -169,7 +170,22 @@ def test_meta_files_that_are_refused(folder, changes, found):
         ({"conversations": talk("a", "\ud800")}, "turn 1: found"),
         ({"conversations": []}, "found a conversation of type list"),
         ({"text": "a"}, "found a conversation of type NoneType"),
-        ({"video": "a.mp4", "conversations": talk("a", "b")}, "found a video; expected pictures"),
+        ({"video": "a.mp4", "conversations": talk("a", "b")}, "0 <image> in human turns; expected 1"),
+        (
+            {"video": "a.mp4", "conversations": talk("<video>" * 2, "b")},
+            "2 <video> in human turns; expected 1",
+        ),
+        (
+            {"video": ["a.mp4"] * 2, "conversations": talk("<video>", "b")},
+            "found 2 videos and image 'None'",
+        ),
+        ({"video": "a.mp4", "image": "x.png", "conversations": talk("<video>", "b")}, "1 videos and image 'x.png'"),
+        ({"video": "a.mp4", "conversations": talk("<video>", "b")}, "found a path 'a.mp4' that is no file in"),
+        (
+            {"video": "img/text.png", "conversations": talk("<video>", "b")},
+            "img/text.png: a ",
+        ),
+        ({"video": "img/1.png", "conversations": talk("<video>", "b")}, "a video that cannot be opened"),
         ({"image": "", "conversations": talk("<image>", "b")}, "found image ''; expected a path"),
         ({"image": 3, "conversations": talk("<image>", "b")}, "found image '3'"),
         ({"image": "../x.png", "conversations": talk("<image>", "b")}, "found a path '../x.png' that is no file in"),
@@ -190,6 +206,25 @@ def test_records_that_are_refused(folder, record, found):
     text = broken(path)
     assert found in text
     assert f"{path}: line 1 (id 'x')" in text
+
+
+@pytest.mark.parametrize("mark", ["<video>", "<image>"])
+def test_a_video_is_frames_evenly_spread(folder, mark):
+    clip(folder / "a.mp4", times_ms=range(0, 5500, 500))
+    words = talk(f"{mark}\nWhat happens?", "It gets brighter.")
+    path = save(folder / "a.jsonl", {"id": 1, "video": "a.mp4", "conversations": words})
+    source = ConversationConfig(path=str(path), frames=4).build()
+    film, question, answer = source.read(0).segments
+    assert film.times_s == pytest.approx([5.25 * (j + 0.5) / 4 for j in range(4)], abs=0.25), "5 s and the last frame"
+    assert levels(list(film.frames)) == [int(time_s / 0.5) for time_s in film.times_s]
+    assert (question.text, answer.text) == ("What happens?", "It gets brighter.")
+    blank = source.peek(0).segments[0]
+    assert blank.frames.shape == film.frames.shape
+    assert is_blank(blank.frames)
+    assert blank.times_s.tolist() == film.times_s.tolist()
+    assert pickle.loads(pickle.dumps(source)).read(0).segments[0].frames.shape == (4, 48, 64, 3)
+    more = ConversationConfig(path=str(path), frames=5).build()
+    assert more.fingerprint != source.fingerprint
 
 
 def test_links_within_the_root_are_fine(folder):

@@ -9,7 +9,7 @@ from film import TIMES_MS, clip, levels
 
 from trivium.data.source import moment as module
 from trivium.data.source.moment import MomentReader, open_video
-from trivium.data.source.video import VideoError
+from trivium.data.source.video import VideoError, check_video
 
 
 def shown(time_s: float) -> int:
@@ -72,6 +72,21 @@ def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
     assert found.shape == (32, 64, 3)
     assert found[:, 40:].mean() > 200  # what was above is now on the right
     assert found[:, :24].mean() < 50
+
+
+def test_a_playlist_leads_nowhere(tmp_path):
+    clip(tmp_path / "secret.mp4")
+    lists = {
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "concat": "ffconcat version 1.0\nfile secret.mp4\n",
+    }
+    for name, text in lists.items():
+        path = tmp_path / f"{name}.mp4"
+        path.write_text(text)
+        with pytest.raises(VideoError, match="a video that cannot be opened"):
+            open_video(path)
+        with pytest.raises(VideoError, match="a video that cannot be opened"):
+            check_video(path, 1, (48, 64))
 
 
 def test_what_is_no_video(tmp_path, monkeypatch):

@@ -12,17 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
+from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from trivium.core.config import Config
 from trivium.core.errors import DataError
-from trivium.core.sample import Image, Role, Sample
+from trivium.core.sample import Image, Role, Sample, Video
 from trivium.core.schema import suggest
+from trivium.data.source.moment import MomentReader, video_length
 from trivium.data.source.picture import Encoded, below, decode, outline, picture_below
 from trivium.data.source.records import Records, text_of, whole_text
-from trivium.data.source.source import Source, digest
-from trivium.data.source.turns import TODO, check_turns, lay_turns
+from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.turns import FILM, PLACE, TODO, check_turns, lay_turns
+from trivium.data.source.video import VideoError
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_REPEAT = 100.0
@@ -48,6 +51,9 @@ class ConversationConfig(Config):
     of the file. Nothing outside it is ever read."""
     license: str = "unknown"
     """Licence of records that do not say ("license")."""
+    frames: int = Field(default=8, ge=1, le=256)
+    """Frames taken of a video, each from the middle of its share of the length; 8 to 32. Each costs a picture's tokens,
+    and fewer miss what happens quickly."""
 
     def build(self) -> "Conversations":
         """Open the files and check every record."""
@@ -71,15 +77,16 @@ class Conversations(Source):
     """One sample a record: its turns in order, pictures where `<image>` stands in a human turn.
 
     LLaVA: [{id, image, conversations: [{from, value}]}] (docs/Finetune_Custom_Data.md of
-    https://github.com/haotian-liu/LLaVA); `image` is a path, a list of paths, or missing. InternVL's meta file:
+    https://github.com/haotian-liu/LLaVA); `image` is a path, a list of paths, or missing; `video` is one path, and
+    `<video>` (LLaVA-Video: `<image>`) stands for it. InternVL's meta file:
     {name: {root, annotation, data_augment, repeat_time, length, max_dynamic_patch}} (https://internvl.readthedocs.io,
     "Chat Data Format"). We differ: a `repeat_time` of 2.3 is every record twice and 30 % of them once more, chosen by
     a hash of what they say; InternVL drops the fraction, and below 1 takes the head of the file. `data_augment` and
     `max_dynamic_patch` are checked and not used: here a recipe's transforms say what happens to pictures.
 
     Records that share a picture are one group, so that no picture is on both sides of a split. 30 bytes in memory a
-    record. Opening checks the words, not the picture files: those are looked at by `peek`, which counts tokens; the
-    fingerprint holds their names, not their pixels.
+    record. Opening checks the words, not the picture files: those are looked at by `peek`, which counts tokens and
+    decodes one frame of a video to know which way up it is; the fingerprint holds their names, not their pixels.
 
     Raises:
         DataError: a file or a record is broken; the text names file and record.
@@ -90,6 +97,7 @@ class Conversations(Source):
         path = Path(config.path)
         self.name = path.name.split(".")[0]
         self.license = config.license
+        self._reader = MomentReader()
         if not path.is_file() or not path.name.endswith(SUFFIXES):
             found = "a file of another type" if path.is_file() else "no such file"
             raise DataError(str(path), found, f"a {' or '.join(SUFFIXES)} file", "Correct `path`.")
@@ -100,7 +108,7 @@ class Conversations(Source):
         places = [os.path.relpath(part.root.resolve(), root.resolve()) for part in self._parts]
         for i, line in self._records.scan():
             place = places[self._records.file(i)]
-            paths, _ = self._check(i, self._records.parse(i, line))
+            paths, _, _ = self._check(i, self._records.parse(i, line))
             texts.append(_hash(line.strip()))
             pictures = [_hash(os.path.normpath(os.path.join(place, path))) for path in paths]
             keys.append(pictures[0] if paths else texts[-1])
@@ -140,31 +148,54 @@ class Conversations(Source):
     def _sample(self, i: int, open_picture: Callable[[Encoded, str], UInt8[np.ndarray, "_ _ 3"]]) -> Sample:
         r, copy = int(self._record[i]), int(self._copy[i])
         record = self._records.parse(r)
-        paths, turns = self._check(r, record)
+        paths, turns, place = self._check(r, record)
         where, part = self._where(r, record), self._parts[self._records.file(r)]
-        images = [Image(pixels=open_picture(picture_below(part.root, path, where), where)) for path in paths]
+        if "video" in record:
+            images = [self._film(part.root, paths[0], where, blank_ones=open_picture is outline)]
+        else:
+            images = [Image(pixels=open_picture(picture_below(part.root, path, where), where)) for path in paths]
         name = "/".join(filter(None, (self.name, part.name, str(r - self._records.first(r)))))
         return Sample(
             id=name + (f":{record['id']}" if "id" in record else "") + (f"#{copy}" if copy else ""),
-            segments=lay_turns(turns, images),
+            segments=lay_turns(turns, images, place),
             source="/".join(filter(None, (self.name, part.name))),
             license=record.get("license") or self.license,
         )
 
-    def _check(self, i: int, record: dict[str, Any]) -> tuple[list[str], list[tuple[Role, str]]]:
-        """Return the paths of the pictures and the turns of a record."""
+    def _film(self, root: Path, path: str, where: str, blank_ones: bool) -> Video:
+        """Return a video's frames, each from the middle of its share of the length."""
+        file = below(root, path)
+        if file is None or not file.is_file():
+            raise DataError(where, f"a path {path!r} that is no file in {root}", "a video", TODO)
+        try:
+            length_s = video_length(file)
+            times_s = (np.arange(self.config.frames) + 0.5) * (length_s / self.config.frames)
+            shown = self._reader.frames(file, [0.0] if blank_ones else times_s.tolist())
+        except VideoError as error:
+            raise DataError(where, f"{path}: {error}", "a whole video", TODO) from error
+        height, width = shown[0].shape[:2]
+        still = np.broadcast_to(blank(height, width), (len(times_s), height, width, 3))
+        return Video(frames=still if blank_ones else np.stack(shown), times_s=times_s)
+
+    def _check(self, i: int, record: dict[str, Any]) -> tuple[list[str], list[tuple[Role, str]], str]:
+        """Return the paths of the pictures and the turns of a record, and what stands for a picture."""
         where = self._where(i, record)
-        if "video" in record:
-            raise DataError(where, "a video", "pictures", "Take frames out of it first, and list them in `image`.")
-        pictures = record.get("image")
+        kind = "video" if "video" in record else "image"
+        pictures = record.get(kind)
         paths = [] if pictures is None else pictures if isinstance(pictures, list) else [pictures]
         if not all(text_of(path) for path in paths):
-            raise DataError(where, f"image {str(pictures)[:60]!r}", "a path, a list of paths, or no `image`", TODO)
+            raise DataError(where, f"{kind} {str(pictures)[:60]!r}", "a path, a list of paths, or no `image`", TODO)
+        if kind == "video" and (len(paths) != 1 or "image" in record):
+            raise DataError(
+                where, f"{len(paths)} videos and image {str(record.get('image'))[:60]!r}", "one video", TODO
+            )
         if not isinstance(record.get("id", ""), str | int) or text_of(str(record.get("id", ""))) is None:
             raise DataError(where, "an id that is neither text nor a number", "text or a whole number", TODO)
         if "license" in record and not text_of(record["license"]):
             raise DataError(where, f"license {str(record['license'])[:60]!r}", "words", TODO)
-        return paths, check_turns(record.get("conversations"), len(paths), where)
+        turns = record.get("conversations")
+        place = FILM if kind == "video" and FILM in str(turns) else PLACE
+        return paths, check_turns(turns, len(paths), where, place), place
 
     def _where(self, i: int, record: dict[str, Any]) -> str:
         return f"{self._records.where(i)} (id {str(record['id'])[:60]!r})" if "id" in record else self._records.where(i)

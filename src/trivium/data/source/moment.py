@@ -11,13 +11,15 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
-from trivium.data.source.video import OPEN_FILES, VideoError
+from trivium.data.source.video import OPEN_FILES, SAFE, VideoError
 
 MAX_PIXELS = 64_000_000
 """Largest frame that is decoded; the header says how large before any is."""
 READ_ON_S = 4.0
 """Wanted frames so near are reached by decoding on; a seek goes back to a key frame and costs about as much."""
 EPSILON_S = 1e-6
+MAX_S = 1e6
+"""Longest video, eleven days: nothing is laid out over a length that only a damaged header claims."""
 
 
 def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
@@ -27,7 +29,7 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
         VideoError: it cannot be opened, has no video, or frames above 64 megapixels.
     """
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=SAFE)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"a video that cannot be opened ({_reason(error)})") from error
     stream = container.streams.video[0] if container.streams.video else None
@@ -45,6 +47,24 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
     codec.thread_count = 1
     codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow in the middle of a stream
     return container, stream
+
+
+def video_length(path: Path) -> float:
+    """Return the seconds that a video lasts, as its header says.
+
+    Raises:
+        VideoError: it cannot be opened, or does not say.
+    """
+    container, stream = open_video(path)
+    with container:
+        assert stream.time_base is not None, "checked on opening"
+        if stream.duration:
+            length_s = float(stream.duration * stream.time_base)
+        else:
+            length_s = (container.duration or 0) / av.time_base
+    if not 0 < length_s < MAX_S:
+        raise VideoError(f"a video of {length_s:g} seconds, not from above 0 to {MAX_S:g}")
+    return length_s
 
 
 def decode(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, VideoFrame]]:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from trivium.core.errors import DataError, TriviumError
 from trivium.core.files import write_json
-from trivium.data.source.moment import MAX_PIXELS, decode, open_video
+from trivium.data.source.moment import MAX_PIXELS, MAX_S, decode, open_video
 from trivium.data.source.source import digest
 from trivium.data.source.video import VideoError, check_video
 
@@ -29,8 +29,6 @@ MIN_SCENE_S = 0.6
 LAST_S = 1.0
 """The last frame is shown no longer than this, whatever rate a header claims."""
 HEAD_BYTES = 1 << 16
-MAX_S = 1e6
-"""Longest video, eleven days: key frames are laid out over its length before anything is decoded."""
 MAX_BYTES = 8 << 20
 """Largest file of scenes that is read."""
 SUFFIX = ".scenes.json"

@@ -4,21 +4,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trivium.core.errors import DataError
-from trivium.core.sample import Image, Role, Segment, Text
+from trivium.core.sample import Image, Role, Segment, Text, Video
 from trivium.data.source.records import text_of
 
-PLACE = "<image>"
+PLACE, FILM = "<image>", "<video>"
 ROLES: dict[str, Role] = {"human": "question", "gpt": "answer", "system": "instruction"}
 TODO = "Mend or delete that record."
 
 
-def check_turns(turns: Any, num_images: int, where: str) -> list[tuple[Role, str]]:
+def check_turns(turns: Any, num_images: int, where: str, place: str = PLACE) -> list[tuple[Role, str]]:
     """Return role and words of every turn of a LLaVA conversation.
 
     Args:
         turns: a list of {"from": "human" | "gpt" | "system", "value": words}.
-        num_images: how often `<image>` must stand in human turns. Elsewhere it is seven characters like any others.
+        num_images: how often `place` must stand in human turns. Elsewhere it is seven characters like any others.
         where: what an error names.
+        place: what marks a picture, or a video.
 
     Raises:
         DataError: not such a list, turns out of order, an empty turn, or as many places for pictures as there are not.
@@ -41,26 +42,29 @@ def check_turns(turns: Any, num_images: int, where: str) -> list[tuple[Role, str
     if talk != (["question", "answer"] * len(talk))[: len(talk)] or "answer" not in talk:
         expected = "system turns first, then human and gpt by turns, human first"
         raise DataError(where, f"turns of {', '.join(str(turn['from']) for turn in turns[:8])}", expected, TODO)
-    places = sum(words.count(PLACE) for role, words in found if role == "question")
+    places = sum(words.count(place) for role, words in found if role == "question")
     if places != num_images:
-        raise DataError(where, f"{places} {PLACE} in human turns", f"{num_images}, one for every picture", TODO)
+        what = "video" if place == FILM else "picture"
+        raise DataError(where, f"{places} {place} in human turns", f"{num_images}, one for every {what}", TODO)
     return found
 
 
-def lay_turns(turns: Sequence[tuple[Role, str]], images: Sequence[Image]) -> tuple[Segment, ...]:
-    """Return the segments in order, pictures where `<image>` stands, the blanks around it gone.
+def lay_turns(
+    turns: Sequence[tuple[Role, str]], images: Sequence[Image | Video], place: str = PLACE
+) -> tuple[Segment, ...]:
+    """Return the segments in order, pictures where `place` stands, the blanks around it gone.
 
     A system prompt keeps a newline behind it, so that it does not run into the question.
     """
     waiting = iter(images)
-    return tuple(segment for role, words in turns for segment in _segments(role, words, waiting))
+    return tuple(segment for role, words in turns for segment in _segments(role, words, waiting, place))
 
 
-def _segments(role: Role, words: str, images: Iterator[Image]) -> Iterator[Segment]:
+def _segments(role: Role, words: str, images: Iterator[Image | Video], place: str) -> Iterator[Segment]:
     if role != "question":
         yield Text(text=words.strip() + ("\n" if role == "instruction" else ""), role=role)
         return
-    for number, piece in enumerate(words.split(PLACE)):
+    for number, piece in enumerate(words.split(place)):
         if number:
             yield next(images)
         if piece.strip():

@@ -15,6 +15,8 @@ from jaxtyping import UInt8
 
 OPEN_FILES = 8
 """Videos that a process keeps open."""
+SAFE = {"format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif", "protocol_whitelist": "file"}
+"""Only files that hold their own frames: a playlist of a stranger would open whatever it names."""
 
 
 class VideoError(Exception):
@@ -33,7 +35,7 @@ def check_video(path: Path, num_frames: int, size: tuple[int, int]) -> None:
         VideoError: it does not.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=SAFE) as container:
             stream = _video_stream(container)
             found, last_byte = _index(container, stream)
             shape = (stream.codec_context.height, stream.codec_context.width)
@@ -217,7 +219,7 @@ class VideoReader:
             # Inherited through a fork: file positions are shared with the parent, so leave these alone.
             self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
-            container = av.open(str(path))
+            container = av.open(str(path), options=SAFE)
             # One thread: the loader has its own workers, and threads of dav1d would delay frames.
             _video_stream(container).codec_context.thread_count = 1
             self._open[path] = container
