@@ -5,11 +5,11 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trivium.core.config import Config
+from trivium.connect.connector import Connector, ConnectorConfig
 from trivium.core.errors import ConfigError
 
 
-class MlpConnectorConfig(Config):
+class MlpConnectorConfig(ConnectorConfig):
     """Pixel shuffle and a two-layer perceptron."""
 
     kind: Literal["mlp"] = "mlp"
@@ -17,8 +17,8 @@ class MlpConnectorConfig(Config):
     """Side of the square of patches folded into one token; it must divide the encoder's grid. 1 keeps every patch;
     each step up quarters the tokens the language model pays for."""
 
-    def build(self, width_in: int, grid: tuple[int, int], width_out: int) -> "MlpConnector":
-        """Build between an encoder (`width_in`, `grid`) and a language model (`width_out`).
+    def build(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "MlpConnector":
+        """Build between an encoder and a language model; the number of its layers does not matter here.
 
         Raises:
             ConfigError: the grid is not a multiple of `shuffle`.
@@ -42,7 +42,7 @@ class MlpConnectorConfig(Config):
         return (grid[0] // self.shuffle) * (grid[1] // self.shuffle)
 
 
-class MlpConnector(nn.Module):
+class MlpConnector(Connector):
     """LayerNorm, Linear, GELU, Linear on folded patches. Paper: https://arxiv.org/abs/2404.16821 (InternVL 1.5)."""
 
     def __init__(self, width_in: int, grid: tuple[int, int], width_out: int, shuffle: int) -> None:
