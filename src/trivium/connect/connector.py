@@ -1,11 +1,14 @@
 """What every connector offers: patches in, what stands in the row of tokens out, counted without weights."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from trivium.connect.weights import load_weights
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 
@@ -17,6 +20,8 @@ class Connector(nn.Module, ABC):
     """What one picture costs in a row."""
     token_grid: tuple[int, int] | None
     """Rows and columns of the tokens where each has a place in the picture; None where they have none."""
+    published: ClassVar[Mapping[str, str]] = {}
+    """How checkpoints of others name its parts, and what they are called here."""
 
     @abstractmethod
     def forward(self, patches: Float[Tensor, "n p d"]) -> Float[Tensor, "n q e"]:
@@ -26,9 +31,25 @@ class Connector(nn.Module, ABC):
 class ConnectorConfig(Config, ABC):
     """What all connectors share."""
 
-    @abstractmethod
+    path: str | None = None
+    """Weights to start from: a safetensors file, or a folder of them. Ours (names that begin with "connect."), and for
+    kind mlp InternVL's 1.5 and later; those made for other widths are refused. null starts fresh."""
+
     def build(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> Connector:
         """Build between an encoder (`width_in`, `grid`) and a language model (`width_out`, `num_layers`).
+
+        Raises:
+            ConfigError: the parts do not fit one another, or the weights not them.
+            SetupError: the weights are not there.
+        """
+        connector = self.fresh(width_in, grid, width_out, num_layers)
+        if self.path is not None:
+            load_weights(connector, self.path, connector.published)
+        return connector
+
+    @abstractmethod
+    def fresh(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> Connector:
+        """Build with fresh weights.
 
         Raises:
             ConfigError: the parts do not fit one another.

@@ -30,7 +30,7 @@ class GateConfig(ResamplerConfig):
     """Distance of the layers that have a block before them, counted from the first: 1 to the number of layers; 4 as a
     rule. 1 doubles the size of the model."""
 
-    def build(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "Gate":
+    def fresh(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "Gate":
         """Build between an encoder and a language model of so many layers.
 
         Raises:

@@ -21,7 +21,7 @@ class PerceiverConfig(ResamplerConfig):
 
     kind: Literal["perceiver"] = "perceiver"
 
-    def build(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "Perceiver":
+    def fresh(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "Perceiver":
         """Build between an encoder and a language model; grid and number of layers do not matter here.
 
         Raises:
