@@ -1,20 +1,24 @@
 """Whole runs with the connectors that are not the usual one, and what is refused when a run goes on with another."""
 
+import functools
 import json
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import small_run
 import torch
+from torch._dynamo.utils import counters
 
-from trivium import curriculum
+from trivium import assemble, curriculum
 from trivium.assemble import World
 from trivium.connect.gate import GateConfig
 from trivium.connect.perceiver import PerceiverConfig
-from trivium.core.errors import CheckpointError, ConfigError
+from trivium.core.errors import CheckpointError, ConfigError, SetupError
 from trivium.core.sample import Action, Sample
 from trivium.explain import learners
 from trivium.forecast import show_plan
+from trivium.policy.vla import Model
 from trivium.run import Run
 
 SIZES = {"latents": 3, "depth": 1, "heads": 2, "groups": 1}
@@ -85,3 +89,39 @@ def test_the_random_twin_of_a_gate_has_features(data: Path, tmp_path: Path) -> N
     assert torch.isfinite(torch.as_tensor(found)).all()
     assert found.shape == learned.shape
     assert (found != learned).any()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_run_takes_the_same_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_run.small_run(data)
+    config = config.replace(stages=config.stages[1:])
+    monkeypatch.setattr(curriculum, "roll_out", small_run.no_simulator)
+    monkeypatch.setattr(curriculum, "check_health", small_run.no_health)
+    monkeypatch.setattr(assemble, "check_compiler", lambda device: None)
+    eager = functools.partialmethod(Model.compile_blocks, backend="eager")  # needs no C++ compiler
+    monkeypatch.setattr(Model, "compile_blocks", eager)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()
+    counters.clear()
+    losses, graphs = [], []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        curriculum.execute(config.replace(compile=compiled), folder)
+        losses.append([json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()])
+        graphs.append(counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    assert graphs[0] == 0 < graphs[1]
+    for plain, other in zip(*losses, strict=True):
+        assert plain.keys() == other.keys()
+        assert all(abs(plain[name] - other[name]) <= 1e-5 for name in plain)
+
+
+def test_a_machine_that_cannot_compile_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(line):
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said = r"compile: found true, and torch cannot compile for cpu \(No working C\+\+ compiler found\).*compile=false"
+    with pytest.raises(SetupError, match=said):
+        World(small_run.small_run(data).replace(compile=True), tmp_path)
+    assert not list(tmp_path.iterdir())

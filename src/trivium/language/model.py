@@ -16,6 +16,7 @@ from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.language.trunk import Masks, find_chunks, layer_list, shorten
 from trivium.language.vocab import Vocab, byte_tokenizer
+from trivium.nn.compiled import compile_each
 from trivium.nn.hub import find_gguf, first_line, load_part, refuse_missing, use_our_attention
 
 _PATH = "language.path"
@@ -246,6 +247,11 @@ class LanguageModel(nn.Module):
         more |= {"attention_mask": mask, "position_ids": positions, "use_cache": False}
         with _changed(self.layers, inside or {}):
             return trunk(inputs_embeds=embeddings, **more).last_hidden_state
+
+    def compile_layers(self, backend: str | Callable) -> None:
+        """Compile every layer; attention then spans whole rows, since chunks would be numbers in the graph."""
+        self._takes_chunks = False
+        compile_each(self.layers, backend)
 
     @torch.no_grad()
     def _verify(self, tokens: Int[Tensor, "b t"], expected: Float[Tensor, "b t v"]) -> None:

@@ -1,5 +1,6 @@
 """The model: vision, connect, language and action under fixed names, joined over packed rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from trivium.connect.perceiver import PerceiverConfig
 from trivium.core.batch import Batch, Kind
 from trivium.core.config import Config
 from trivium.language.model import LanguageModel, PretrainedLanguageConfig, TinyLanguageConfig
+from trivium.nn.compiled import compile_each
 from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchContextConfig, group
 from trivium.policy.visible import Visible, everything
 from trivium.vision.encoder import Encoder
@@ -132,6 +134,15 @@ class Model(nn.Module):
         state, known = gather_state(batch, documents, self.action.state_dim)
         known = known & thought.visible.state[documents]
         return Context(state=state, state_known=known, tokens=tokens, mask=mask)
+
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Compile the encoder's blocks and the language model's layers, where nearly all of a step's time goes.
+
+        What puts pictures into rows, reads gates and takes losses stays outside: its shapes follow the numbers of
+        pictures and of learned tokens, and would compile anew at every batch.
+        """
+        compile_each(self.vision.blocks, backend, varying=True)
+        self.language.compile_layers(backend)
 
     @torch.no_grad()
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
