@@ -35,6 +35,7 @@ from trivium.data.stats import Part, measure, to_json
 from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab
+from trivium.nn.compiled import check_compiler
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.vla import Model
@@ -185,7 +186,11 @@ class World(Supply):
         for name, column in self.stats[self.robot.embodiment].items():
             if column.constant():
                 warn(f"{name} of {config.robot.source.path} never moves in {', '.join(column.constant())}")
+        if config.compile:
+            check_compiler(self.device)
         self.model = build_model(config).to(self.device)
+        if config.compile:
+            self.model.compile_blocks()
         # Written last: parts that do not fit one another leave nothing behind.
         write_json(folder / "statistics.json", to_json(self.stats))
         write_json(folder / "environment.json", _environment(self.device))

@@ -128,6 +128,10 @@ class Run(Config):
     where the processor has it, and several times slower where it does not (CPUs without AVX-512-BF16 or AMX)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU when torch sees one."""
+    compile: bool = False
+    """Compile the encoder's blocks and the language model's layers (torch.compile, one by one). A minute or more at the
+    start of every stage that freezes other layers, for faster steps: worth it on a GPU and long stages. Sums are taken
+    in another order, so losses differ in their last digits from a run without."""
     robot: RobotConfig
     """The robot and its demonstrations."""
     transforms: tuple[Annotated[TransformConfig | GroundConfig, Field(discriminator="kind")], ...]

@@ -26,7 +26,7 @@ def test_fold_is_not_pixel_unshuffle():
 
 
 def test_connector_folds_neighbours_and_keeps_pictures_apart():
-    connector = MlpConnectorConfig(shuffle=2).build(6, (4, 8), 10)
+    connector = MlpConnectorConfig(shuffle=2).build(6, (4, 8), 10, 1)
     assert connector.num_tokens == 8
     patches = torch.randn(2, 32, 6)
     before = connector(patches)
@@ -38,4 +38,4 @@ def test_connector_folds_neighbours_and_keeps_pictures_apart():
 
 def test_grid_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"connect\.shuffle: found 2 with a grid of 7 x 8 patches"):
-        MlpConnectorConfig(shuffle=2).build(6, (7, 8), 10)
+        MlpConnectorConfig(shuffle=2).build(6, (7, 8), 10, 1)

@@ -196,3 +196,24 @@ def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises((ConfigError, SetupError), match=r"language\.path: found"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("family", RIGHT)
+def test_hidden_states_can_be_changed_before_any_layer(tmp_path, family):
+    model = load(save(tmp_path, make(*RIGHT[family]))).eval()
+    embeddings, places = 0.1 * torch.randn(1, 6, 32), torch.arange(6)[None]
+    push = (0.1 * torch.randn(1, 6, 32)).requires_grad_()
+    rows = torch.zeros_like(places), places
+    plain, pushed = model(embeddings, *rows), model(embeddings + push, *rows)
+    before_all = model(embeddings, *rows, {0: lambda hidden: hidden + push})
+    torch.testing.assert_close(before_all, pushed, atol=1e-5, rtol=1e-4)
+    seen = []
+    later = model(embeddings, *rows, {2: lambda hidden: hidden + push, 1: lambda hidden: seen.append(hidden) or hidden})
+    assert (later - plain).abs().max() > 1e-3
+    assert (later - pushed).abs().max() > 1e-3
+    assert seen[0].shape == embeddings.shape
+    assert torch.equal(model(embeddings, *rows), plain), "a change outlives its pass"
+    later.square().sum().backward()
+    assert push.grad.abs().sum() > 0
+    for number in range(3):
+        assert all(p.grad is not None for name, p in model.layers[number].named_parameters() if "expert" not in name)

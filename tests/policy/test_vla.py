@@ -58,7 +58,7 @@ def test_neighbours_in_a_pack_have_no_influence(model: Model, rows: list[Row]) -
 def test_pictures_and_states_land_in_their_own_places(model: Model, rows: list[Row]) -> None:
     batch = pack(rows, rows_per_pack=2)
     seen = {}
-    model.language.forward = lambda x, documents, positions: seen.setdefault("x", x)
+    model.language.forward = lambda x, documents, positions, blocks, inside: seen.setdefault("x", x)
     model(batch)
     vectors = model.connect(model.vision(batch.images))
     assert torch.equal(seen["x"][batch.kinds == Kind.IMAGE], vectors.flatten(0, 1))

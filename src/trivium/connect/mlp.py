@@ -5,11 +5,11 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trivium.core.config import Config
+from trivium.connect.connector import Connector, ConnectorConfig
 from trivium.core.errors import ConfigError
 
 
-class MlpConnectorConfig(Config):
+class MlpConnectorConfig(ConnectorConfig):
     """Pixel shuffle and a two-layer perceptron."""
 
     kind: Literal["mlp"] = "mlp"
@@ -17,8 +17,8 @@ class MlpConnectorConfig(Config):
     """Side of the square of patches folded into one token; it must divide the encoder's grid. 1 keeps every patch;
     each step up quarters the tokens the language model pays for."""
 
-    def build(self, width_in: int, grid: tuple[int, int], width_out: int) -> "MlpConnector":
-        """Build between an encoder (`width_in`, `grid`) and a language model (`width_out`).
+    def fresh(self, width_in: int, grid: tuple[int, int], width_out: int, num_layers: int) -> "MlpConnector":
+        """Build between an encoder and a language model; the number of its layers does not matter here.
 
         Raises:
             ConfigError: the grid is not a multiple of `shuffle`.
@@ -42,8 +42,15 @@ class MlpConnectorConfig(Config):
         return (grid[0] // self.shuffle) * (grid[1] // self.shuffle)
 
 
-class MlpConnector(nn.Module):
+class MlpConnector(Connector):
     """LayerNorm, Linear, GELU, Linear on folded patches. Paper: https://arxiv.org/abs/2404.16821 (InternVL 1.5)."""
+
+    published = {
+        **{"mlp1.0": "norm", "mlp1.1": "rise", "mlp1.3": "fall"},  # InternVL's own
+        "multi_modal_projector.layer_norm": "norm",  # and as transformers converts it
+        "multi_modal_projector.linear_1": "rise",
+        "multi_modal_projector.linear_2": "fall",
+    }
 
     def __init__(self, width_in: int, grid: tuple[int, int], width_out: int, shuffle: int) -> None:
         """Build; `num_tokens` is what one picture becomes."""

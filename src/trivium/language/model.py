@@ -1,5 +1,7 @@
 """Any causal language model of transformers behind one small interface (the only user of transformers in this wing)."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Annotated, Any, Literal
 
@@ -15,12 +17,15 @@ from trivium.core.errors import ConfigError
 from trivium.language.chat import read_chat
 from trivium.language.trunk import Masks, find_chunks, layer_list, shorten
 from trivium.language.vocab import Vocab, byte_tokenizer
+from trivium.nn.compiled import compile_each
 from trivium.nn.hub import find_gguf, first_line, load_part, refuse_missing, use_our_attention
 
 _PATH = "language.path"
 _OTHER = "Choose another model, such as a Llama, Qwen, OLMo, Gemma 3 or GPT-2."
 _PROBE = 8
 """Tokens of the two documents on which a model that was taken apart is held against itself."""
+Change = Callable[[Float[Tensor, "b t d"]], Float[Tensor, "b t d"]]
+"""What happens to the hidden states before a layer."""
 
 
 class GrowthConfig(Config):
@@ -226,6 +231,7 @@ class LanguageModel(nn.Module):
         documents: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t"],
         blocks: Int[Tensor, "b t"] | None = None,
+        inside: Mapping[int, Change] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Run the layers over packed rows: a token sees its own document up to itself, padding sees padding.
 
@@ -234,6 +240,7 @@ class LanguageModel(nn.Module):
             documents: number of the sample of every token; -1 for padding.
             positions: place of every token in its sample.
             blocks: numbers that rise along a sample; tokens that share one see each other both ways. By place, if None.
+            inside: changes the hidden states before the layers of these numbers (gated cross-attention).
 
         Raises:
             ConfigError: the rows are longer than the model's window.
@@ -249,8 +256,14 @@ class LanguageModel(nn.Module):
         (trunk,) = self._trunk
         chunks = find_chunks(documents) if self._takes_chunks else None
         more = {} if chunks is None else {"chunks": chunks}
-        output = trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, **more)
-        return output.last_hidden_state
+        more |= {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+        with _changed(self.layers, inside or {}):
+            return trunk(inputs_embeds=embeddings, **more).last_hidden_state
+
+    def compile_layers(self, backend: str | Callable) -> None:
+        """Compile every layer; attention then spans whole rows, since chunks would be numbers in the graph."""
+        self._takes_chunks = False
+        compile_each(self.layers, backend)
 
     @torch.no_grad()
     def _verify(self, tokens: Int[Tensor, "b t"], expected: Float[Tensor, "b t v"]) -> None:
@@ -279,6 +292,32 @@ class LanguageModel(nn.Module):
     def token_losses(self, hidden: Float[Tensor, "x d"], targets: Int[Tensor, " x"]) -> Float[Tensor, " x"]:
         """Return the cross-entropy of each target, in float32, from the hidden vectors of supervised positions."""
         return F.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
+
+
+@contextmanager
+def _changed(layers: nn.ModuleList, inside: Mapping[int, Change]) -> Iterator[None]:
+    """Change what some layers are given, for one forward pass.
+
+    By hooks that live as long as the pass: they work for whatever a family's own loop does around its layers, and
+    what they call stays a module of its owner, with one name.
+    """
+    handles = [
+        layers[number].register_forward_pre_hook(_before(change), with_kwargs=True) for number, change in inside.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _before(change: Change) -> Callable:
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return hook
 
 
 @torch.no_grad()

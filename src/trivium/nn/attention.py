@@ -78,20 +78,27 @@ def additive(seen: Bool[Tensor, "*rest"], dtype: torch.dtype) -> Float[Tensor, "
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from the context where one is given, else from the tokens."""
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, context_width: int | None = None, groups: int | None = None, bias: bool = True
+    ) -> None:
         """Build the projections.
 
         Args:
             width: of the tokens that ask; must be a multiple of `heads`.
             heads: number of heads.
             context_width: of the tokens that answer; None builds self-attention.
+            groups: heads of keys and values, a divisor of `heads`; each serves a group of heads. None is one a head.
+            bias: whether the projections have one.
         """
         super().__init__()
         assert width % heads == 0, f"attention width {width} is not a multiple of {heads} heads"
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width if context_width is None else context_width, 2 * width)
-        self.out = nn.Linear(width, width)
+        groups = heads if groups is None else groups
+        assert heads % groups == 0, f"{heads} heads are not a multiple of {groups} groups"
+        self.head_width = width // heads
+        self.query = nn.Linear(width, width, bias)
+        answering = width if context_width is None else context_width
+        self.key_value = nn.Linear(answering, 2 * groups * self.head_width, bias)
+        self.out = nn.Linear(width, width, bias)
 
     def forward(
         self,
@@ -114,4 +121,4 @@ class Attention(nn.Module):
         return self.out((answer * seen.unsqueeze(1)).transpose(1, 2).flatten(2))
 
     def _split(self, x: Float[Tensor, "b q d"]) -> Float[Tensor, "b heads q e"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)

@@ -1,5 +1,6 @@
 """The model: vision, connect, language and action under fixed names, joined over packed rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,12 +14,16 @@ from trivium.action.choice import TokenizerConfig
 from trivium.action.fast import FastConfig
 from trivium.action.model import ActionModel, Context, gather_state, given
 from trivium.action.several import OneHead, SeveralConfig
-from trivium.connect.mlp import MlpConnector, MlpConnectorConfig
+from trivium.connect.connector import Connector
+from trivium.connect.gate import Gate, GateConfig, Readers
+from trivium.connect.mlp import MlpConnectorConfig
+from trivium.connect.perceiver import PerceiverConfig
 from trivium.core.batch import Batch, Kind
 from trivium.core.config import Config
 from trivium.language.model import LanguageModel, PretrainedLanguageConfig, TinyLanguageConfig
+from trivium.nn.compiled import compile_each
 from trivium.policy.attention import Rule, number_blocks
-from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchContextConfig
+from trivium.policy.context import HiddenContext, HiddenContextConfig, PatchContextConfig, group
 from trivium.policy.visible import Visible, everything
 from trivium.vision.encoder import Encoder
 from trivium.vision.pretrained import PretrainedVisionConfig
@@ -31,8 +36,8 @@ class ModelConfig(Config):
 
     vision: Annotated[PretrainedVisionConfig | VitConfig | ResnetConfig, Field(discriminator="kind")]
     """The image encoder."""
-    connect: MlpConnectorConfig
-    """What turns its patches into words' neighbours."""
+    connect: Annotated[MlpConnectorConfig | PerceiverConfig | GateConfig, Field(discriminator="kind")]
+    """What turns its patches into words' neighbours: a perceptron, latents that ask them, or gates in the trunk."""
     language: Annotated[PretrainedLanguageConfig | TinyLanguageConfig, Field(discriminator="kind")]
     """The trunk that reads pictures, words and state."""
     action: Annotated[OneHead | SeveralConfig, Field(discriminator="kind")]
@@ -59,7 +64,7 @@ class ModelConfig(Config):
             SetupError: pretrained weights are missing.
         """
         vision, language = self.vision.build(), self.language.build()
-        connect = self.connect.build(vision.width, vision.grid, language.width)
+        connect = self.connect.build(vision.width, vision.grid, language.width, len(language.layers))
         action = self.action.build(action_dim, state_dim, language.width)
         context = self.context.build(vision.width, vision.num_patches, language.width)
         return Model(vision, connect, language, action, context, self.attention, self.state == "words")
@@ -86,7 +91,7 @@ class Model(nn.Module):
     def __init__(
         self,
         vision: Encoder,
-        connect: MlpConnector,
+        connect: Connector,
         language: LanguageModel,
         action: ActionModel,
         context: HiddenContext,
@@ -112,15 +117,18 @@ class Model(nn.Module):
             empty = parts is None and bool((batch.kinds == kind).any())
             assert not empty, f"{kind.name} placeholders in a batch without any {kind.name.lower()}"
         x = self.language.embed(given(batch.tokens, "tokens"))
-        patches = None
+        patches, inside = None, {}
         if batch.images is not None:
             patches = self.vision(batch.images)
             x = _put(x, batch, Kind.IMAGE, batch.images_document, self.connect(patches))
+            if isinstance(self.connect, Gate):
+                inside = self.connect.inside(patches, find_readers(batch, visible))
         if batch.states is not None and self.state is not None:
             states = self.state(batch.states.to(self.state.weight.dtype))
             x = _put(x, batch, Kind.STATE, batch.states_document, states[:, None])
         blocks = number_blocks(batch, visible, self.attention)
-        return Thought(self.language(x, visible.documents, visible.positions, blocks), patches, visible)
+        hidden = self.language(x, visible.documents, visible.positions, blocks, inside)
+        return Thought(hidden, patches, visible)
 
     def gather_context(
         self, thought: Thought, batch: Batch, documents: Int[Tensor, " m"], insulate: bool = False
@@ -140,13 +148,24 @@ class Model(nn.Module):
         dims = None if batch.dims is None else batch.dims[documents]
         return Context(state=state, state_known=known, tokens=tokens, mask=mask, dims=dims)
 
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Compile the encoder's blocks and the language model's layers, where nearly all of a step's time goes.
+
+        What puts pictures into rows, reads gates and takes losses stays outside: its shapes follow the numbers of
+        pictures and of learned tokens, and would compile anew at every batch.
+        """
+        compile_each(self.vision.blocks, backend, varying=True)
+        self.language.compile_layers(backend)
+
     @torch.no_grad()
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
         """Return one vector a document that keeps where things are: what probes read.
 
         The vision patches of every picture in order, then what the trunk makes of the pictures' tokens, both averaged
         in at most `cells` x `cells` regions and laid side by side; last the mean of the trunk's hidden states over the
-        prompt. A mean over the whole picture would forget positions. Every document must have as many pictures.
+        prompt. A mean over the whole picture would forget positions. Tokens without a place (latents) have an order
+        instead: each asks the same of every picture, and neighbours in that order are averaged until no more than
+        `cells` x `cells` are left. Every document must have as many pictures.
         """
         thought = self(batch)
         documents = torch.arange(len(batch.ids), device=thought.hidden.device)
@@ -162,8 +181,26 @@ class Model(nn.Module):
         return torch.cat(parts, 1)
 
 
-def _regions(maps: Float[Tensor, "n p d"], grid: tuple[int, int], cells: int) -> Float[Tensor, "n e"]:
+def find_readers(batch: Batch, visible: Visible) -> Readers:
+    """Give every token the last picture before it, or on it, in its own document; a picture that was dropped has none.
+
+    For models whose pictures take one placeholder each.
+    """
+    holes = given(batch.kinds, "kinds") == Kind.IMAGE
+    owners = given(batch.images_document, "images_document")
+    numbers = holes.flatten().cumsum(0).view_as(holes) - 1
+    last = torch.where(holes & (visible.documents >= 0), numbers, -1).cummax(1).values
+    mine = (last >= 0) & (owners[last.clamp(min=0)] == visible.documents)
+    last = torch.where(mine, last, -1)
+    index, real = group(last.flatten(), torch.arange(len(owners), device=last.device), len(owners))
+    return Readers(index, index[real], real.flatten().nonzero().squeeze(1))
+
+
+def _regions(maps: Float[Tensor, "n p d"], grid: tuple[int, int] | None, cells: int) -> Float[Tensor, "n e"]:
     """Average the vectors of each picture in at most `cells` x `cells` regions and lay the regions side by side."""
+    if grid is None:
+        line = maps.float().transpose(1, 2)
+        return F.adaptive_avg_pool1d(line, min(cells**2, maps.shape[1])).flatten(1)
     square = maps.float().unflatten(1, grid).permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(square, (min(cells, grid[0]), min(cells, grid[1]))).flatten(1)
 
