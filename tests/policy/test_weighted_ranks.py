@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import weighted_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trivium.action.regress import RegressConfig
 from trivium.core.batch import IGNORE, Batch
 from trivium.data.row import collate
-from trivium.policy.objective import VlaConfig
 from trivium.policy.vla import Model, ModelConfig
 from trivium.train.gradient import differentiate
 from trivium.train.stage import StageConfig
-
-WEIGHTS = VlaConfig(text_weight=1.0, action_token_weight=0.5, flow_weight=3.0, z_loss=0.01)
 
 
 def closed_form(model: Model, batches: list[Batch]) -> float:
@@ -59,7 +57,7 @@ def test_one_rank_and_two_give_the_closed_form(config: ModelConfig, layout, batc
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     expected = closed_form(model, batches)
-    objective = WEIGHTS.build(model)
+    objective = weighted_ranks.WEIGHTS.build(model)
     optimizer, _ = StageConfig(name="all", steps=1, learn=("*",), lr=1e-3).build(objective)
     optimizer.begin_step()
     seen = differentiate(objective, batches, optimizer)
@@ -74,7 +72,7 @@ def test_one_rank_and_two_give_the_closed_form(config: ModelConfig, layout, batc
         tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
         save_file(tensors, tmp_path / f"batch-{rank}.safetensors")
         (tmp_path / f"batch-{rank}.json").write_text(json.dumps(batch.ids))
-    script = Path(__file__).with_name("weighted_ranks.py")
+    script = Path(weighted_ranks.__file__)
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
