@@ -20,7 +20,7 @@ from trivium.language.model import LanguageModel
 from trivium.language.vocab import Vocab
 from trivium.policy.context import PatchContext
 from trivium.policy.sequence import VlaLayout
-from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, everything
+from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, without_dark
 from trivium.policy.vla import Model, Thought
 
 CHUNK = 1024
@@ -122,9 +122,12 @@ class VlaObjective(Objective):
         return counts
 
     def forward(self, batch: Batch) -> Losses:
-        """Compute the losses; a batch without anything to learn gives one loss of 0 over 0 elements."""
+        """Compute the losses; a batch without anything to learn gives one loss of 0 over 0 elements.
+
+        In training modality dropout takes its part; in evaluation dead cameras are left out, as at work.
+        """
         (model,) = self._model
-        visible = drop_modalities(batch, self.config.dropout, self._share) if self.training else everything(batch)
+        visible = drop_modalities(batch, self.config.dropout, self._share) if self.training else without_dark(batch)
         thought: Thought = model(batch, visible)
         losses, shares = Losses(), self._shares(batch)
         for name, weight, chosen in self._spoken(batch):

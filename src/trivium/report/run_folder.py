@@ -117,6 +117,20 @@ class TaskResult(Record):
     videos: tuple[str, ...] = ()
 
 
+class AblationRow(Record):
+    """Success without one sense, over episodes that were played with all of them too."""
+
+    without: str
+    successes: int
+    whole: int
+    episodes: int
+    low: float
+    high: float
+    change: float
+    change_low: float
+    change_high: float
+
+
 class EvalFile(Record):
     """Closed-loop success of one policy."""
 
@@ -125,6 +139,7 @@ class EvalFile(Record):
     mean: float
     low: float
     high: float
+    ablations: tuple[AblationRow, ...] = ()
 
 
 class TextFile(Record):
@@ -253,7 +268,7 @@ def _reason(error: Exception) -> str:
 
 def _health(root: Path, config: ConfigFile, problems: list[str]) -> tuple[HealthReport, ...]:
     """Read the checks in the order in which they were made: by stage, those inside a stage before its end."""
-    order = {stage.name: number for number, stage in enumerate(config.stages)}
+    order = {UNTRAINED: -1} | {stage.name: number for number, stage in enumerate(config.stages)}
 
     def place(path: Path) -> tuple[float, float, str]:
         if path.stem in order:
