@@ -84,25 +84,24 @@ def watch(config: Run, folder: Path, stage: str, step: int | None = None) -> lis
             continue
         change, error, before = worst
         held = [found for found in past[past.index(before) :] if _judge(before, found)[0] <= guard.tolerance]
-        alarms.append(
-            {
-                "watch": guard.watch,
-                "stage": stage,
-                "step": step,
-                "before": before.value,
-                "now": now.value,
-                "worse": change,
-                "low": change - SIGMAS * error,
-                "high": change + SIGMAS * error,
-                "tolerance": guard.tolerance,
-                "held": held[-1].when if held else before.when,
-                "when": now.when,
-                "advice": advise(config, next(s for s in config.stages if s.name == stage), guard.watch),
-            }
-        )
+        alarm = {
+            "watch": guard.watch,
+            "stage": stage,
+            "step": step,
+            "before": before.value,
+            "now": now.value,
+            "worse": change,
+            "low": change - SIGMAS * error,
+            "high": change + SIGMAS * error,
+            "tolerance": guard.tolerance,
+            "held": held[-1].when if held else before.when,
+            "when": now.when,
+            "advice": advise(config, next(s for s in config.stages if s.name == stage), guard.watch),
+        }
+        alarms.append(alarm | {"text": say(alarm)})
     _keep(folder / ALARMS, alarms)
     for alarm in alarms:
-        warn(say(alarm))
+        warn(alarm["text"])
     return alarms
 
 

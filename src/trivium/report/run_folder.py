@@ -11,6 +11,8 @@ quarantine.jsonl          a line a bad sample of a stage: stage, bucket, id, whe
 health/<stage>.json       `trivium.probe.health.HealthReport`; <stage>-<step> for checks inside a stage
 text/<stage>.json         `TextFile`: held-out text in bits a byte; "untrained" before the first stage,
                           <stage>-<step> inside one; absent where no text is measured
+ablation/<stage>.json     `report.stability.AblationFile`: held-out losses without each sense; stages that join alone
+alarms.jsonl              a line an alarm of the guard against negative transfer; absent without any
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
 times.json                {section: seconds}, sections "prepare", "train: STAGE", "health: STAGE", ...
