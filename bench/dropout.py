@@ -47,7 +47,7 @@ from trivium.train.state import State
 from trivium.vision.pretrained import PretrainedVisionConfig
 
 TASK, VIEWS = "button-press-topdown-v3", ("corner2", "wrist")
-DEMOS, HORIZON, STEPS, EPISODES = 120, 8, 600, 25
+DEMOS, HORIZON, STEPS, EPISODES = 120, 8, 250, 20
 SIZE = {"horizon": HORIZON, "width": 96, "depth": 2, "heads": 4}
 ARMS = {
     "no dropout": ModalityDropoutConfig(),

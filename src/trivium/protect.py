@@ -144,8 +144,11 @@ def advise(config: Run, stage: Stage, name: str) -> list[str]:
         fitting = [lr for pattern, lr in stage.lr_groups.items() if pattern.split(".")[0] == part]
         lr = fitting[0] if fitting else stage.lr
         advice.append(f"Lower the rate of {part} (now {lr:g}): lr_groups={{{part!r}: {lr / 5:.1g}}}.")
-        layers = "blocks" if part == "vision" else "layers"
-        advice.append(f'Freeze its lower half: learn "!{part}.{layers}.0-N".')
+        half = config.model.language.num_layers // 2
+        if part == "vision":
+            advice.append('Freeze its lower blocks: learn "!vision.blocks.0-N".')
+        elif half:
+            advice.append(f'Freeze its lower half: learn "!language.layers.0-{half - 1}".')
         if part == "language" and stage.lora is None:
             advice.append("Learn adapters in place of its weights: lora.")
         if isinstance(stage.objective, VlaConfig) and stage.objective.flow_weight and not stage.objective.insulate:
