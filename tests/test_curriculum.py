@@ -105,6 +105,7 @@ def test_a_run_leaves_everything_that_a_person_needs(whole: Path):
     assert set(json.loads((whole / "times.json").read_text())) == {
         *("prepare", "rollouts: untrained", "rollouts: trained"),
         *(f"{work}: {stage}" for work in ("plan", "train", "health") for stage in ("prior", "vla")),
+        "ablation: vla",
     }
     health = json.loads((whole / "health/vla.json").read_text())
     assert {target["name"] for target in health["targets"]} == {"object position", "next actions", "task identity"}

@@ -24,6 +24,8 @@ from trivium.probe.tasks import Target, next_actions, number_tasks, object_posit
 from trivium.run import Run
 from trivium.train.stage import undisturbed
 
+UNTRAINED = "untrained"
+"""Label of the rollouts before the first stage: the same network with nothing learned here."""
 NUM_STRIPS = 6
 """Aligned (observation, action chunk) samples drawn for the report."""
 
@@ -82,6 +84,8 @@ def roll_out(world: World, label: str, episodes: int | None = None) -> None:
         raise ConfigError("rollout", "null", "tasks to try the policy on", "The run's recipe has to name them.")
     if episodes is not None:
         config = config.replace(episodes=episodes)
+    if label == UNTRAINED:
+        config = config.replace(ablate=0)  # what has learned nothing has nothing to miss
     with isolated(key(world.config.seed, "rollout", label)):
         evaluate(world.policy(), config, world.folder / "eval", label)
 
@@ -105,7 +109,7 @@ def measure_text(world: World, stage: str, step: int | None = None) -> None:
             found = _held_out(world.config, text, source)
             order = numpy_rng(0, "held-out", text.name).permutation(len(found))
             # A sample of text has 20 tokens or more as a rule.
-            samples, chosen = _readable(source, found[order[: text.num_tokens // 20 + 1]])
+            samples, chosen = readable(source, found[order[: text.num_tokens // 20 + 1]])
             samples = [world.chain.forward(sample, None) for sample in samples]
             groups = source.groups()[chosen]
             scores.append(score(text.name, world.model.language, samples, groups, text.num_tokens))
@@ -126,7 +130,7 @@ def draw_samples(world: World) -> None:
 
     def fill(partial: Path) -> None:
         strips = []
-        for number, sample in enumerate(_readable(source, chosen)[0]):
+        for number, sample in enumerate(readable(source, chosen)[0]):
             Pillow.fromarray(sample.of(Image)[0].pixels).save(partial / f"{number}.png")
             strips.append(_strip(sample, f"samples/{number}.png"))
         write_json(partial / "samples.json", strips)
@@ -142,7 +146,7 @@ def _prepare(world: World) -> _Ground:
         found = select(source, split, config.robot.val_share)
         number = min(len(found), config.health.num_samples // 2)
         halves.append(found[np.linspace(0, len(found) - 1, number).astype(int)])
-    samples, chosen = _readable(source, np.concatenate(halves))
+    samples, chosen = readable(source, np.concatenate(halves))
     tasks = number_tasks([source.task(int(i)) for i in chosen])
     target = config.health.target
     with isolated(key(config.seed, "controls")):
@@ -187,7 +191,7 @@ def _held_out(config: Run, text: HeldOutConfig, source: Source) -> np.ndarray:
     return select(source, "val", share)
 
 
-def _readable(source: Source, chosen: np.ndarray) -> tuple[list[Sample], np.ndarray]:
+def readable(source: Source, chosen: np.ndarray) -> tuple[list[Sample], np.ndarray]:
     """Read the chosen samples, and say which of them are bad and left out; return what was read, and its numbers."""
     found: list[tuple[int, Sample]] = []
     bad: list[DataError] = []

@@ -9,13 +9,15 @@ from pathlib import Path
 from rich.table import Table
 from torch import nn
 
+from trivium.ablate import joins, measure_ablation
 from trivium.assemble import Stagework, World
-from trivium.assess import check_health, draw_samples, measure_text, roll_out
+from trivium.assess import UNTRAINED, check_health, draw_samples, measure_text, roll_out
 from trivium.core.errors import CheckpointError
 from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
+from trivium.protect import check_protected, watch
 from trivium.run import Run, claim, open_run
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
@@ -25,9 +27,6 @@ from trivium.train.meter import Meter
 from trivium.train.stage import Learner
 from trivium.train.state import State
 
-UNTRAINED = "untrained"
-"""Label of the rollouts before the first stage: the same network with nothing learned here."""
-
 
 def execute(config: Run, folder: Path) -> None:
     """Train every stage in order into `folder`, or go on where an earlier process stopped.
@@ -36,6 +35,7 @@ def execute(config: Run, folder: Path) -> None:
         TriviumError: of any kind; the folder then still holds the last complete checkpoint.
         SystemExit: code 75 when asked to stop (Ctrl-C, SIGTERM); everything is saved.
     """
+    check_protected(config)
     with lock_folder(folder), Guard() as stop:
         new = claim(config, folder)
         try:
@@ -55,6 +55,10 @@ def execute(config: Run, folder: Path) -> None:
         if config.health.texts and saved is None and not (folder / f"text/{UNTRAINED}.json").exists():
             with clock("text: untrained"):
                 measure_text(world, UNTRAINED)
+        probed = any(guard.watch.startswith("probe.") for guard in config.health.protect)
+        if probed and saved is None and not (folder / f"health/{UNTRAINED}.json").exists():
+            with clock("health: untrained"):
+                check_health(world, UNTRAINED)
         state = saved.state if saved else State(Rng(config.seed))
         with Meter(folder, state) as meter:
             for index in range(state.stage_index, len(config.stages)):
@@ -139,6 +143,8 @@ def _stage(
             every=(
                 (stage.eval_every, lambda now: check_health(world, stage.name, now.step)),
                 (stage.eval_every, lambda now: measure_text(world, stage.name, now.step)),
+                (stage.eval_every, lambda now: measure_ablation(world, stage.name, now.step)),
+                (stage.eval_every, lambda now: watch(world.config, folder, stage.name, now.step)),
             ),
             stop=stop,
         )
@@ -152,6 +158,10 @@ def _stage(
     if world.config.health.texts and not (folder / f"text/{stage.name}.json").exists():
         with clock(f"text: {stage.name}"):
             measure_text(world, stage.name)
+    if joins(world.config, stage.name) and not (folder / f"ablation/{stage.name}.json").exists():
+        with clock(f"ablation: {stage.name}"):
+            measure_ablation(world, stage.name)
+    watch(world.config, folder, stage.name)
 
 
 def _keep_plan(world: World, work: Stagework, learners: list[Learner]) -> None:
@@ -195,5 +205,9 @@ def _conclude(world: World) -> None:
             share = f"{task['successes']}/{task['episodes']}"
             table.add_row(path.stem, task["task"], share, f"{task['low']:.0%} to {task['high']:.0%}")
         table.add_row(path.stem, "mean", f"{result['mean']:.0%}", f"{result['low']:.0%} to {result['high']:.0%}")
+        for row in result.get("ablations", ()):
+            shares = f"{row['successes']}/{row['episodes']} (with it {row['whole']})"
+            lost = f"{row['change']:+.0%} ({row['change_low']:+.0%} to {row['change_high']:+.0%})"
+            table.add_row(path.stem, f"without {row['without']}", shares, lost)
         table.add_section()
     console.print(table)

@@ -272,7 +272,7 @@ def try_policy(
     policy: SkillPolicy, rollout: RolloutConfig, task: str, folder: Path, label: str
 ) -> tuple[int, int, float, float]:
     """Return successes, episodes and the interval of the rate at one task, without drawing anything."""
-    config = rollout.replace(tasks=(task,), views=(), clips=0)
+    config = rollout.replace(tasks=(task,), views=(), clips=0, ablate=0)
     (result,) = evaluate(policy, config, folder, f"{label}-{task}")["tasks"]
     return result["successes"], result["episodes"], result["low"], result["high"]
 

@@ -101,6 +101,17 @@ class RobotConfig(Config):
     """Dimensions of an action, padded ones too; checked against the source, or the pad step."""
 
 
+class ProtectConfig(Config):
+    """Something that no stage may spoil: an alarm is raised where it got worse."""
+
+    watch: str = Field(pattern=r"^(text|probe|loss)\.[A-Za-z0-9_.-]+$")
+    """What: "text.NAME" (bits a byte of a held-out text), "probe.object", "probe.actions" or "probe.task" (score of the
+    linear probe), "loss.text", "loss.action_token" or "loss.flow" (held-out loss, see `ablate`)."""
+    tolerance: float = Field(ge=0)
+    """By how much it may get worse than at any earlier end of a stage: 0.02 to 0.1 bits a byte, 0.01 to 0.05 of a
+    score. A worsening within three standard errors is noise and never counts."""
+
+
 class CheckConfig(Config):
     """The transferability health check after every stage."""
 
@@ -111,9 +122,15 @@ class CheckConfig(Config):
     where nobody measured one, as on most real robots."""
     probe: HealthConfig = HealthConfig()
     """How thorough the probes are."""
+    ablate: int = Field(default=100, ge=0)
+    """Held-out frames on which the losses of a stage that joins modalities are taken again without each camera, the
+    state and the instruction: 100 to 1000, spread evenly. Costs (views + 3) forward passes a frame; 0 leaves it out."""
     texts: tuple[HeldOutConfig, ...] = ()
     """Corpora on which the language model is measured before the first stage, at every check and after every stage:
     the old domain and the new one show what was forgotten for what was learned. () measures none."""
+    protect: tuple[ProtectConfig, ...] = ()
+    """What the guard against negative transfer watches at every check; its alarms stand in alarms.jsonl and in the
+    report, and training goes on."""
 
 
 class Run(Config):

@@ -16,7 +16,7 @@ from trivium.eval.statistics import wilson
 from trivium.report.run_folder import EvalFile
 
 TASK = "handle-press-v3"
-CONFIG = RolloutConfig(tasks=(TASK,), image_size=32, episodes=3, parallel=2, execute=1, max_steps=60, clips=1)
+CONFIG = RolloutConfig(tasks=(TASK,), image_size=32, episodes=3, parallel=2, execute=1, max_steps=60, clips=1, ablate=0)
 
 
 class Still:

@@ -101,7 +101,7 @@ def small_run(data: Path, workers: int = 1, save_every: int = 3) -> Run:
         learn=("*", "!language.layers.0"),
         lr_groups={"vision": 1e-3},
         accumulate=2,
-        objective=VlaConfig(dropout=ModalityDropoutConfig(state=0.2, image=0.2)),
+        objective=VlaConfig(dropout=ModalityDropoutConfig(state=0.4, image=0.4, ramp=0.8)),
         mixture=mixture("robot", source, 96, 1),
         **common,
     )

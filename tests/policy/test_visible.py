@@ -34,7 +34,7 @@ def lost(batch: Batch, config: ModalityDropoutConfig) -> torch.Tensor:
             assert not len(parts) or parts.all() == parts.any(), "a modality is lost whole or not at all"
             assert not gone[mine & ~asked].any(), "what carries a loss is never lost"
             table[document, column] = parts.any()
-    assert torch.equal(~seen.image, table[:, 0])
+    assert torch.equal(~seen.images, table[batch.images_document, 0])
     assert torch.equal(~seen.state, table[:, 1])
     return table
 

@@ -55,6 +55,12 @@ class Objective(nn.Module, ABC):
     the objective; weights pass from stage to stage because the *same modules* are handed in.
     """
 
+    def begin_step(self, share: float) -> None:
+        """Hear which share of the stage's steps is done, before each of them; what follows a schedule listens.
+
+        It follows from the step alone, so that a resumed stage goes on as if nothing had been.
+        """
+
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return `Losses.counts()` of this batch without running the model (known from targets and masks)."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trivium.core.files import write_atomic, write_json
 from trivium.core.log import console
+from trivium.eval.ablation import blank, compare, senses
 from trivium.eval.demo_episode import FIRST_EVALUATION_SEED
 from trivium.eval.policy import Policy
 from trivium.eval.sim.metaworld import MetaWorld, MetaWorldConfig, check_views, task_text
@@ -38,6 +39,9 @@ class RolloutConfig(MetaWorldConfig):
     """Environments a task that run side by side; the policy sees all of them as one batch."""
     clips: int = Field(default=2, ge=0)
     """Episodes a task that are filmed."""
+    ablate: int = Field(default=10, ge=0, le=100_000)
+    """Of the episodes of a trained policy, so many a task are played again without each of its senses: every camera
+    black in turn, no state, no instruction. Costs (views + 2) x this many episodes a task; 0 leaves it out."""
     seed: int = Field(default=0, ge=0)
     """Another seed tries other episodes; recordings never use any of them."""
 
@@ -61,7 +65,7 @@ class _Result:
 
 
 def evaluate(policy: Policy, config: RolloutConfig, folder: Path, label: str) -> dict[str, Any]:
-    """Play all episodes and write `folder/label.json`, with clips in `folder/videos`.
+    """Play all episodes, some of them again without each sense; write `folder/label.json`, clips in `folder/videos`.
 
     The file appears when all episodes are done; an interrupted evaluation leaves no result behind.
 
@@ -73,26 +77,48 @@ def evaluate(policy: Policy, config: RolloutConfig, folder: Path, label: str) ->
     for task in config.tasks:
         task_text(task)
     start = time.monotonic()
-    results = {task: _Result() for task in config.tasks}
-    waiting = {task: list(range(config.episodes)) for task in config.tasks}
     slots = [
         _Slot(MetaWorld(task, config)) for task in config.tasks for _ in range(min(config.parallel, config.episodes))
     ]
+    number = min(config.ablate, config.episodes)
     try:
-        with _progress() as bar:
-            line = bar.add_task(f"rollouts: {label}", total=config.episodes * len(config.tasks))
-            while active := [slot for slot in slots if _busy(slot, waiting[slot.world.task], config)]:
-                chunks = policy.act([slot.world.observation() for slot in active])
-                for slot, chunk in zip(active, chunks, strict=True):
-                    if _play(slot, chunk, config):
-                        _finish(slot, results[slot.world.task], folder, label)
-                        bar.advance(line)
+        results = _play_all(policy, config, slots, folder, label)
+        without = {
+            sense: _play_all(policy, config.replace(episodes=number, clips=0), slots, folder, label, sense)
+            for sense in (senses(config.views) if number else ())
+        }
     finally:
         for slot in slots:
             slot.world.close()
-    report = _report(label, config, results, time.monotonic() - start)
+    whole = _successes(results, number)
+    report = _report(label, config, results)
+    report["ablations"] = [compare(sense, whole, _successes(found, number)) for sense, found in without.items()]
+    report["seconds"] = round(time.monotonic() - start, 1)
     write_json(folder / f"{label}.json", report)
     return report
+
+
+def _play_all(
+    policy: Policy, config: RolloutConfig, slots: Sequence[_Slot], folder: Path, label: str, sense: str | None = None
+) -> dict[str, _Result]:
+    """Play every episode of every task, without one sense if it is named."""
+    results = {task: _Result() for task in config.tasks}
+    waiting = {task: list(range(config.episodes)) for task in config.tasks}
+    what = f"rollouts: {label}" + (f", no {sense}" if sense else "")
+    with _progress() as bar:
+        line = bar.add_task(what, total=config.episodes * len(config.tasks))
+        while active := [slot for slot in slots if _busy(slot, waiting[slot.world.task], config)]:
+            seen = [slot.world.observation() for slot in active]
+            chunks = policy.act([blank(sample, sense) for sample in seen] if sense else seen)
+            for slot, chunk in zip(active, chunks, strict=True):
+                if _play(slot, chunk, config):
+                    _finish(slot, results[slot.world.task], folder, label)
+                    bar.advance(line)
+    return results
+
+
+def _successes(results: dict[str, _Result], episodes: int) -> dict[str, list[bool]]:
+    return {task: [result.success[episode] for episode in range(episodes)] for task, result in results.items()}
 
 
 def _busy(slot: _Slot, waiting: list[int], config: RolloutConfig) -> bool:
@@ -137,7 +163,7 @@ def gif(frames: Sequence[np.ndarray], rate_hz: float) -> bytes:
     return file.getvalue()
 
 
-def _report(label: str, config: RolloutConfig, results: dict[str, _Result], seconds: float) -> dict[str, Any]:
+def _report(label: str, config: RolloutConfig, results: dict[str, _Result]) -> dict[str, Any]:
     tasks = []
     for task, result in results.items():
         successes = sum(result.success.values())
@@ -149,6 +175,7 @@ def _report(label: str, config: RolloutConfig, results: dict[str, _Result], seco
                 "episodes": config.episodes,
                 "low": low,
                 "high": high,
+                "outcomes": [result.success[episode] for episode in range(config.episodes)],
                 "mean_length": float(np.mean(list(result.length.values()))),
                 "videos": sorted(result.clips),
             }
@@ -164,7 +191,6 @@ def _report(label: str, config: RolloutConfig, results: dict[str, _Result], seco
         "high": high,
         "execute": config.execute,
         "max_steps": config.max_steps,
-        "seconds": round(seconds, 1),
     }
 
 

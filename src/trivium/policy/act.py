@@ -11,6 +11,7 @@ from trivium.core.sample import Action, Sample
 from trivium.data.row import collate
 from trivium.data.transform import Transform
 from trivium.policy.sequence import VlaLayout
+from trivium.policy.visible import without_dark
 from trivium.policy.vla import Model
 
 
@@ -18,6 +19,7 @@ class VlaPolicy:
     """A trained model with the transform and the layout it was trained with.
 
     `Transform.forward` (without randomness), `Layout.build`, the model, `Transform.inverse`: no other road exists.
+    A black picture is that of a dead camera and is left out, as modality dropout leaves it out in training.
     """
 
     def __init__(self, model: Model, transform: Transform, layout: VlaLayout, seed: int = 0) -> None:
@@ -50,7 +52,7 @@ class VlaPolicy:
         self.model.eval()
         try:
             documents = torch.arange(len(rows), device=self.device)
-            context = self.model.gather_context(self.model(batch), batch, documents)
+            context = self.model.gather_context(self.model(batch, without_dark(batch)), batch, documents)
             chunks = self.model.action.sample(context, self.generator).cpu().numpy()
         finally:
             self.model.train(training)

@@ -96,8 +96,8 @@ class PatchContext(HiddenContext):
         tokens, mask = super().forward(batch, visible, documents, hidden, patches)
         if patches is None or batch.images_document is None:
             return tokens, mask
-        owner = torch.where(visible.image[batch.images_document], batch.images_document, -1)
-        index, shown = group(owner, documents, len(batch.ids))
+        # Places are dealt before anything is left out: they belong to the camera, whichever others can be seen.
+        index, there = group(batch.images_document, documents, len(batch.ids))
         if index.shape[1] > self.num_views:
             raise ConfigError(
                 "context.num_views",
@@ -105,6 +105,7 @@ class PatchContext(HiddenContext):
                 f"at most {self.num_views}",
                 "Raise context.num_views or select fewer views in the data transform.",
             )
+        shown = there & visible.images[index]
         mine = take(patches.flatten(1), index, shown).unflatten(2, patches.shape[1:])
         detail = self.rise(self.norm(mine.to(self.rise.weight.dtype))) + self.place[: index.shape[1]]
         shown = shown.repeat_interleave(patches.shape[1], 1)

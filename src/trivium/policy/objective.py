@@ -18,8 +18,9 @@ from trivium.core.objective import Loss, Losses, Objective
 from trivium.data.row import Row, collate
 from trivium.language.model import LanguageModel
 from trivium.language.vocab import Vocab
+from trivium.policy.context import PatchContext
 from trivium.policy.sequence import VlaLayout
-from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, everything
+from trivium.policy.visible import ModalityDropoutConfig, drop_modalities, without_dark
 from trivium.policy.vla import Model, Thought
 
 CHUNK = 1024
@@ -50,13 +51,13 @@ class VlaConfig(Config):
     """Weight of the squared log-sum-exp of a token's scores: keeps them from drifting, which bfloat16 cannot bear. 1e-5
     (OLMo 2) to 1e-4 (PaLM) in long runs; above 1e-3 it flattens what the model has to say."""
     dropout: ModalityDropoutConfig = ModalityDropoutConfig()
-    """Chances with which a robot sample loses its pictures, state or instruction in training."""
+    """Chances with which a robot sample loses its pictures, one of its cameras, state or instruction in training."""
 
     def build(self, model: Model) -> "VlaObjective":
         """Build on the parts of `model`.
 
         Raises:
-            ConfigError: a negative weight, all weights 0, or a chance outside 0..1.
+            ConfigError: a negative weight, all weights 0, a chance outside 0..1, or one that can take nothing.
         """
         weights = {name: getattr(self, name) for name in ("text_weight", "action_token_weight", "flow_weight")}
         for name, weight in (weights | {"z_loss": self.z_loss}).items():
@@ -65,6 +66,13 @@ class VlaConfig(Config):
         if not any(weights.values()):
             raise ConfigError("objective", "all weights 0", "something to learn", "Give one of the weights a value.")
         self.dropout.check("objective.dropout")
+        if self.dropout.view and isinstance(model.context, PatchContext) and model.context.num_views == 1:
+            raise ConfigError(
+                "objective.dropout.view",
+                f"{self.dropout.view} with context.num_views=1",
+                "several cameras, of which one can fail",
+                "Set dropout.view=0, or give the data and context.num_views more views.",
+            )
         return VlaObjective(model, self)
 
     def layout(
@@ -99,6 +107,11 @@ class VlaObjective(Objective):
         # Not a submodule: each weight would have two names.
         self._model = (model,)
         self.config = config
+        self._share = 1.0
+
+    def begin_step(self, share: float) -> None:
+        """Follow the schedule of modality dropout; without a loop that tells, the chances are at their height."""
+        self._share = share
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the weighted counts by group; dropout does not change them (no learned position is ever dropped)."""
@@ -116,9 +129,12 @@ class VlaObjective(Objective):
         return counts
 
     def forward(self, batch: Batch) -> Losses:
-        """Compute the losses; a batch without anything to learn gives one loss of 0 over 0 elements."""
+        """Compute the losses; a batch without anything to learn gives one loss of 0 over 0 elements.
+
+        In training modality dropout takes its part; in evaluation dead cameras are left out, as at work.
+        """
         (model,) = self._model
-        visible = drop_modalities(batch, self.config.dropout) if self.training else everything(batch)
+        visible = drop_modalities(batch, self.config.dropout, self._share) if self.training else without_dark(batch)
         thought: Thought = model(batch, visible)
         losses, shares = Losses(), self._shares(batch)
         squares, spoken = [], 0.0

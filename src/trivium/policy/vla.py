@@ -119,7 +119,8 @@ class Model(nn.Module):
         x = self.language.embed(given(batch.tokens, "tokens"))
         patches, inside = None, {}
         if batch.images is not None:
-            patches = self.vision(batch.images)
+            # Black where it may not be seen: running statistics of the encoder would remember it.
+            patches = self.vision(torch.where(visible.images[:, None, None, None], batch.images, 0))
             x = _put(x, batch, Kind.IMAGE, batch.images_document, self.connect(patches))
             if isinstance(self.connect, Gate):
                 inside = self.connect.inside(patches, find_readers(batch, visible))

@@ -17,6 +17,7 @@ from trivium.probe.health import HealthReport
 from trivium.report import plots
 from trivium.report.metrics import StageMetrics
 from trivium.report.run_folder import UNTRAINED, BadSample, RunFolder, StageEntry, read_run
+from trivium.report.stability import stability_section
 from trivium.report.text import text_section
 
 CLIP_BUDGET = 4_500_000
@@ -54,15 +55,16 @@ def write_report(run: Path) -> Path:
 def _content(folder: RunFolder) -> dict[str, Any]:
     clips, left_out = pick_clips(folder)
     strips, lost = _strips(folder)
-    dropped = _dropped(folder)
+    dropped, stability = _dropped(folder), _stability(folder)
     return {
         "run": folder,
         "version": __version__,
         "tiles": _tiles(folder),
-        "problems": (*folder.problems, *left_out, *lost),
+        "problems": (*folder.problems, *stability["problems"], *left_out, *lost),
         "stages": _stages(folder),
         "probes": _probes(folder),
         "texts": _texts(folder),
+        "stability": stability,
         "evals": folder.evals,
         "tasks": list(dict.fromkeys(task.task for result in folder.evals.values() for task in result.tasks)),
         "success": _figure(plots.success(folder.evals), "Closed-loop success by task") if folder.evals else "",
@@ -190,6 +192,13 @@ def _probes(folder: RunFolder) -> dict[str, Any]:
 def _texts(folder: RunFolder) -> dict[str, Any]:
     section = text_section(folder)
     return section | {"figure": _figure(section["drawing"], "Held-out text in bits a byte along the run")}
+
+
+def _stability(folder: RunFolder) -> dict[str, Any]:
+    section = stability_section(folder)
+    success = _figure(section["success_drawing"], "Success without one sense", "Success without one sense")
+    losses = _figure(section["loss_drawing"], "Held-out losses without one sense", "Rise of held-out losses")
+    return section | {"success_figure": success, "loss_figure": losses}
 
 
 def pick_clips(folder: RunFolder) -> tuple[list[dict[str, Any]], list[str]]:

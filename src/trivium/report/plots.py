@@ -226,6 +226,48 @@ def success(evals: Mapping[str, EvalFile]) -> str:
         return _svg(figure)
 
 
+def without_senses(result: EvalFile) -> str:
+    """Draw success without each sense with its Wilson interval, over that of the same episodes with all in grey."""
+    rows = result.ablations
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(0.9 + 0.42 * len(rows))
+        for place, row in enumerate(rows):
+            value = row.successes / row.episodes
+            both = "with all senses" if place == 0 else None
+            axes.barh(-place, row.whole / row.episodes, 0.66, color="#d3d8e1", label=both)
+            axes.barh(-place, value, 0.4, color=_colour(0), label="without" if place == 0 else None)
+            span = [[max(0.0, value - row.low)], [max(0.0, row.high - value)]]
+            axes.errorbar(value, -place, xerr=span, color="#1d2330", linewidth=1.1, capsize=2.5)
+        axes.set_yticks([-place for place in range(len(rows))], [_short(row.without, 20) for row in rows])
+        axes.set(xlim=(0, 1.02), xlabel="success")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(axis="y", visible=False)
+        _legend(axes, 2)
+        return _svg(figure)
+
+
+def loss_without(losses: Mapping[str, Mapping[str, tuple[float, float, float]]], units: Mapping[str, str]) -> str:
+    """Draw (change, low, high) of every loss by sense, a panel a loss: their units differ."""
+    senses = list(dict.fromkeys(sense for rows in losses.values() for sense in rows))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, len(losses) * (0.62 + 0.2 * len(senses))), layout=ConstrainedLayoutEngine())
+        panels = figure.subplots(len(losses), 1, squeeze=False)[:, 0]
+        for number, (axes, (loss, rows)) in enumerate(zip(panels, losses.items(), strict=True)):
+            for place, sense in enumerate(senses):
+                if sense in rows:
+                    value, low, high = rows[sense]
+                    span = [[max(0.0, value - low)], [max(0.0, high - value)]]
+                    style: dict[str, Any] = {"color": _colour(number), "marker": "o", "markersize": 4.5}
+                    axes.errorbar(value, -place, xerr=span, linewidth=1.4, capsize=2.5, **style)
+            axes.axvline(0, color="#555b66", linewidth=0.8)
+            axes.set_yticks([-place for place in range(len(senses))], [_short(sense, 20) for sense in senses])
+            axes.set(
+                ylim=(0.6 - len(senses), 0.6), xlabel=f"{loss}{', ' if units.get(loss) else ''}{units.get(loss, '')}"
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+        return _svg(figure)
+
+
 def aligned_sample(strip: Strip, picture: Path) -> str:
     """Draw what the camera saw beside the commands that follow it, the part past the episode's end in grey."""
     with mpl.rc_context(STYLE):

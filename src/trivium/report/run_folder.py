@@ -11,6 +11,8 @@ quarantine.jsonl          a line a bad sample of a stage: stage, bucket, id, whe
 health/<stage>.json       `trivium.probe.health.HealthReport`; <stage>-<step> for checks inside a stage
 text/<stage>.json         `TextFile`: held-out text in bits a byte; "untrained" before the first stage,
                           <stage>-<step> inside one; absent where no text is measured
+ablation/<stage>.json     `report.stability.AblationFile`: held-out losses without each sense; stages that join alone
+alarms.jsonl              a line an alarm of the guard against negative transfer; absent without any
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
 times.json                {section: seconds}, sections "prepare", "train: STAGE", "health: STAGE", ...
@@ -117,6 +119,20 @@ class TaskResult(Record):
     videos: tuple[str, ...] = ()
 
 
+class AblationRow(Record):
+    """Success without one sense, over episodes that were played with all of them too."""
+
+    without: str
+    successes: int
+    whole: int
+    episodes: int
+    low: float
+    high: float
+    change: float
+    change_low: float
+    change_high: float
+
+
 class EvalFile(Record):
     """Closed-loop success of one policy."""
 
@@ -125,6 +141,7 @@ class EvalFile(Record):
     mean: float
     low: float
     high: float
+    ablations: tuple[AblationRow, ...] = ()
 
 
 class TextFile(Record):
@@ -253,7 +270,7 @@ def _reason(error: Exception) -> str:
 
 def _health(root: Path, config: ConfigFile, problems: list[str]) -> tuple[HealthReport, ...]:
     """Read the checks in the order in which they were made: by stage, those inside a stage before its end."""
-    order = {stage.name: number for number, stage in enumerate(config.stages)}
+    order = {UNTRAINED: -1} | {stage.name: number for number, stage in enumerate(config.stages)}
 
     def place(path: Path) -> tuple[float, float, str]:
         if path.stem in order:

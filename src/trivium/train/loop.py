@@ -53,6 +53,7 @@ def run_stage(
         wait_s = perf_counter() - started
         state.rng.begin_step(state.stage, parallel.rank())
         optimizer.begin_step()
+        objective.begin_step(state.step / stage.steps)
         seen = differentiate(objective, [batch.to(device) for batch in micro_batches], optimizer)
         share = stage.lr_share(state.step)
         norm, taken = optimizer.step(seen.total, share)
