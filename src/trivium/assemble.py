@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -160,8 +161,13 @@ class Supply:
 class World(Supply):
     """A run's parts, opened once: every stage, check and rollout uses the same instances."""
 
-    def __init__(self, config: Run, folder: Path) -> None:
+    def __init__(self, config: Run, folder: Path, examine: Callable[["World"], object] = lambda world: None) -> None:
         """Open the data side and build the model with fresh weights.
+
+        Args:
+            config: the run.
+            folder: of the run.
+            examine: called before the folder is written to; what it raises leaves nothing behind.
 
         Raises:
             TriviumError: data, weights or settings are missing or do not fit one another.
@@ -172,6 +178,7 @@ class World(Supply):
             if column.constant():
                 warn(f"{name} of {config.robot.source.path} never moves in {', '.join(column.constant())}")
         self.model = build_model(config).to(self.device)
+        examine(self)
         # Written last: parts that do not fit one another leave nothing behind.
         write_json(folder / "statistics.json", to_json(self.stats))
         write_json(folder / "environment.json", _environment(self.device))

@@ -16,7 +16,9 @@ from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
+from trivium.preflight import check_stages
 from trivium.run import Run, claim, open_run
+from trivium.start import START, renew, take_over
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
 from trivium.train.guard import EXIT_RESUME, Guard
@@ -39,7 +41,8 @@ def execute(config: Run, folder: Path) -> None:
     with lock_folder(folder), Guard() as stop:
         new = claim(config, folder)
         try:
-            world = World(config, folder)
+            saved = Checkpoints(folder / "checkpoints").find()
+            world = World(config, folder, prepare if saved is None else lambda world: None)
         except BaseException:
             if new:  # a run that could not begin leaves its folder free for the corrected command
                 (folder / "config.yaml").unlink()
@@ -47,7 +50,6 @@ def execute(config: Run, folder: Path) -> None:
         clock = Clock(folder / "times.json")
         with clock("prepare"):
             draw_samples(world)
-        saved = Checkpoints(folder / "checkpoints").find()
         tried = config.rollout is not None
         if tried and saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():
             with clock("rollouts: untrained"):
@@ -65,6 +67,26 @@ def execute(config: Run, folder: Path) -> None:
             with clock("rollouts: trained"):
                 roll_out(world, last)
     _conclude(world)
+
+
+def prepare(world: World) -> None:
+    """Take over the weights that a new run begins with, then look at all its stages before the first one trains.
+
+    Raises:
+        TriviumError: they do not fit, or a stage could not learn what it says.
+    """
+    found = take_over(world.model, world.config.start)
+    check_stages(world)
+    if found:
+        path = world.folder / START
+        if path.exists() and json.loads(path.read_text()) != found:
+            raise CheckpointError(
+                str(path),
+                "other weights now",
+                "those that this run began with",
+                "Bring them back, or use another --run.",
+            )
+        write_json(path, found)
 
 
 def evaluate(folder: Path, episodes: int) -> None:
@@ -108,6 +130,7 @@ def _stage(
     stage, folder = world.config.stages[index], world.folder
     with clock(f"plan: {stage.name}"):
         # Fresh heads of a stage depend on the seed and its name alone, not on what ran before in this process.
+        renew(world.model, world.config, stage)  # before the weights of a checkpoint, so that a resume keeps those
         seed_all(key(world.config.seed, "heads", stage.name))
         work = world.stage(index)
         holder = nn.ModuleDict({"model": world.model, "objective": work.objective})

@@ -90,10 +90,7 @@ class Model(nn.Module):
         super().__init__()
         self.vision, self.connect, self.language, self.action = vision, connect, language, action
         self.context = context
-        self.state = nn.Linear(action.state_dim, language.width)
-        # A state as loud as a word: language models keep their embeddings around 0.02-0.1, torch's default gives 1.
-        nn.init.normal_(self.state.weight, std=0.02)
-        nn.init.zeros_(self.state.bias)
+        self.state = project_state(action.state_dim, language.width)
 
     def forward(self, batch: Batch, visible: Visible | None = None) -> Thought:
         """Read a batch of packed rows; `visible` says what may be seen (everything, if not given)."""
@@ -148,6 +145,17 @@ class Model(nn.Module):
             seen = ((thought.patches, self.vision.grid), (tokens, self.connect.token_grid))
             parts = [_regions(maps, grid, cells).reshape(len(documents), -1) for maps, grid in seen] + parts
         return torch.cat(parts, 1)
+
+
+def project_state(state_dim: int, width: int) -> nn.Linear:
+    """Make the layer that puts a state into the row as loud as a word.
+
+    Language models keep their embeddings around 0.02 to 0.1; torch's default would give 1.
+    """
+    layer = nn.Linear(state_dim, width)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _regions(maps: Float[Tensor, "n p d"], grid: tuple[int, int], cells: int) -> Float[Tensor, "n e"]:
