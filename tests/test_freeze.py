@@ -1,6 +1,7 @@
 """InternVL's stages on a tiny run: after each one exactly the named parameters have changed, to the bit."""
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def walk(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str
 
 def test_every_stage_moves_exactly_what_it_names(walk: list[tuple[str, World, dict[str, str]]]):
     assert [stage for stage, _, _ in walk] == ["start", *FREEZES]
-    for (_, world, before), (stage, _, after) in zip(walk, walk[1:], strict=False):
+    for (_, world, before), (stage, _, after) in pairwise(walk):
         named = select(world.model, FREEZES[stage])
         moved = {name for name in before if before[name] != after[name]}
         assert moved == named, f"{stage}: {sorted(moved ^ named)[:5]}"

@@ -84,7 +84,7 @@ def prepare(world: World) -> None:
                 str(path),
                 "other weights now",
                 "those that this run began with",
-                "Bring them back, or use another --run.",
+                "Bring them back, or take a new --run.",
             )
         write_json(path, found)
 

@@ -163,7 +163,7 @@ def _taught(world: World, stage: Stage, plan: Plan, layout: Layout, rows: list[R
             return [] if any(row is known for known in rows) else [row]
     raise ConfigError(
         f"stages.{stage.name}.objective.{name}",
-        f"{getattr(config, name):g}, and no sample of its {len(plan.mixture.buckets)} buckets that this loss is taken on",
+        f"{getattr(config, name):g}, and no sample in its buckets that this loss is taken on",
         f"0.0, or a bucket with {'learned words' if name == 'text_weight' else 'actions'}",
         f"Set stages.{stage.name}.objective.{name}=0.0, or add such a bucket.",
     )

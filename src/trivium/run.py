@@ -53,9 +53,9 @@ class Stage(StageConfig):
     """Learn low-rank adapters of the language model instead of its weights; `learn` names them "language.lora", or
     "language.lora.20-29" by layer. They are added to the weights when the stage ends. null learns weights."""
     fresh: tuple[str, ...] = ()
-    """Patterns of parameters that begin this stage with new random weights, whatever earlier stages taught them: ("action",)
-    gives the new task a head of its own (VLAct). They must learn in this stage, and cannot be pretrained parts.
-    () goes on with all weights."""
+    """Patterns of parameters that begin this stage with new random weights, whatever earlier stages taught them:
+    ("action",) gives a new task a head of its own (VLAct). They must learn in this stage, and cannot belong to
+    pretrained parts. () goes on with all weights."""
 
     def freeze(self, objective: nn.Module) -> tuple[list[Group], list[Learner]]:
         """Put adapters in and freeze what does not learn.
