@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,6 @@ def test_a_resume_keeps_what_it_learned_and_does_not_start_again(
 def test_weights_that_changed_under_a_run_that_had_not_saved_are_refused(config: Run, small: Path, tmp_path: Path):
     bigger = larger(config, vision=str(small))
     curriculum.execute(bigger, tmp_path)
-    import shutil
-
     shutil.rmtree(tmp_path / "checkpoints")
     kept = json.loads((tmp_path / START).read_text())
     kept["vision"]["sha256"] = "0" * 64
@@ -113,7 +112,7 @@ def test_weights_that_changed_under_a_run_that_had_not_saved_are_refused(config:
         ),
         (
             lambda weights: weights.update({"vision.norm.weight": torch.zeros(48)}),
-            r"start\.vision: found the parameter 'vision\.norm\.weight' of shape \(48,\) .*; expected one of shape \(32,\)",
+            r"start\.vision: found the parameter 'vision\.norm\.weight' of shape \(48,\) .*; expected one of .*\(32,\)",
         ),
     ],
 )
@@ -226,7 +225,7 @@ def test_a_stage_is_left_out_or_repeated(config: Run, tmp_path: Path):
     assert [stage.name for stage in override(config, ["stages.1=null", "stages.0.steps=3"]).stages] == ["prior"]
     with pytest.raises(ConfigError, match="stages"):
         override(config, ["stages.0=null", "stages.0=null"])
-    with pytest.raises(ConfigError, match=r"stages\.prior\.learn"):
+    with pytest.raises(ConfigError, match=r"stages\.0\.learn\.0: found nothing"):
         override(config, ["stages.prior.learn.0=null"])
     recipe = tmp_path / "config.yaml"
     recipe.write_text(run.to_yaml(config))
