@@ -2,7 +2,7 @@
 
 Command     python bench/progressive.py DATA [SEED ...]     (default seeds 0 1 2)
 Data        as bench/staged.py
-Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: six. Both first learn the robot's
+Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
 Arms        small: encoder and connector learn through the frozen small model, on captions, spatial answers and answers
             where the object is. Then, with the big model, whose connector is new and all that learns (the expensive
@@ -33,8 +33,8 @@ from trivium.core.log import console, note
 from trivium.run import Run
 from trivium.start import take_over
 
-SEEDS, SMALL, BIG = (0, 1, 2), 2, 6
-STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 80, 60, 10, 12
+SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
+STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 60, 40, 8, 8
 """Steps through the small model, with the big one, between measurements; and batches of a measurement."""
 
 
