@@ -54,9 +54,9 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 
 SEEDS, CHOICE = (0, 1, 2), 100
 """Seeds that are reported, and the one that rates were chosen on."""
-READ, CONNECT, ENCODE, JOINT = 60, 20, 40, 80
+READ, CONNECT, ENCODE, JOINT = 60, 12, 24, 48
 """Steps of the manual, and of the three stages; the mixed arm gets as many tokens as those three."""
-ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 24
+ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 12
 """Tokens in a row, rows a step, commands in a chunk, and batches that a held-out loss is taken on."""
 WORDS = VlaConfig(action_token_weight=0.0, flow_weight=0.0)
 ALL = VlaConfig(action_token_weight=0.5, flow_weight=5.0)

@@ -17,7 +17,7 @@ from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
 from trivium.preflight import check_stages
-from trivium.run import Run, claim, open_run
+from trivium.run import Run, Stage, claim, open_run
 from trivium.start import START, renew, take_over
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
@@ -26,6 +26,7 @@ from trivium.train.loop import run_stage
 from trivium.train.meter import Meter
 from trivium.train.stage import Learner
 from trivium.train.state import State
+from trivium.vision.cache import FeatureCache
 
 UNTRAINED = "untrained"
 """Label of the rollouts before the first stage: the same network with nothing learned here."""
@@ -150,7 +151,7 @@ def _stage(
         parallel.world_size(),
         report=lambda bad: quarantine.add(parallel.from_all_ranks(bad)),
     )
-    with clock(f"train: {stage.name}"), closing(batches), stop.holding():
+    with clock(f"train: {stage.name}"), closing(batches), stop.holding(), _cached(world, stage):
         ended = run_stage(
             work.objective,
             batches,
@@ -175,6 +176,17 @@ def _stage(
     if world.config.health.texts and not (folder / f"text/{stage.name}.json").exists():
         with clock(f"text: {stage.name}"):
             measure_text(world, stage.name)
+
+
+@contextmanager
+def _cached(world: World, stage: Stage) -> Iterator[None]:
+    """Let the stage's cache answer for a frozen encoder, and say what it was good for."""
+    if not stage.cache_gb:
+        yield
+        return
+    with FeatureCache(world.model.vision, stage.cache_gb).attached(f"stages.{stage.name}.cache_gb") as cache:
+        yield
+    note(f"{stage.name}: {cache.gain}")
 
 
 def _keep_plan(world: World, work: Stagework, learners: list[Learner]) -> None:

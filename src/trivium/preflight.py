@@ -19,6 +19,8 @@ from trivium.policy.objective import VlaConfig
 from trivium.run import Stage
 from trivium.start import fresh_names
 from trivium.train.stage import select, undisturbed
+from trivium.vision.cache import FeatureCache
+from trivium.vision.supervised import SupervisedConfig
 
 WEIGHTS = ("text_weight", "action_token_weight", "flow_weight")
 """Weights of `VlaConfig` whose losses need something of the data; each is compared with what the buckets hold."""
@@ -54,6 +56,7 @@ def _check(world: World, stage: Stage) -> None:
     objective = build_objective(stage.objective, world.model, world.config).to(world.device)
     with _frozen(stage, objective):
         _check_fresh(world, stage, objective)
+        _check_cache(world, stage)
         objective.eval()  # no dropout: what a batch may lack by chance is there
         batch = _batch(rows).to(world.device)
         losses = objective(batch)
@@ -99,6 +102,26 @@ def _check_fresh(world: World, stage: Stage, objective: Objective) -> None:
             "parameters that learn in this stage",
             f"Add it to stages.{stage.name}.learn, or take it out of fresh.",
         )
+
+
+def _check_cache(world: World, stage: Stage) -> None:
+    """Refuse a cache of features that would be old, or that nobody asks."""
+    where = f"stages.{stage.name}.cache_gb"
+    if not stage.cache_gb:
+        return
+    if world.chain.draws:
+        kinds = [step.kind for step in world.config.transforms if step.build(world.stats).draws]
+        raise ConfigError(
+            where,
+            f"{stage.cache_gb:g} with transforms that change a picture each time: {', '.join(kinds)}",
+            "pictures that come again as they were",
+            f"Take them out of transforms, or set {where}=0.",
+        )
+    if not isinstance(stage.objective, VlaConfig | SupervisedConfig):
+        found = f"{stage.cache_gb:g} for an objective of kind {stage.objective.kind!r}"
+        raise ConfigError(where, found, "vla or supervised, which encode whole pictures", f"Set {where}=0.")
+    with FeatureCache(world.model.vision, stage.cache_gb).attached(where):
+        pass
 
 
 def _check_losses(stage: Stage, losses: Losses) -> None:

@@ -57,6 +57,11 @@ class Stage(StageConfig):
     ("action",) gives a new task a head of its own (VLAct). They must learn in this stage, and cannot belong to
     pretrained parts. () goes on with all weights."""
 
+    cache_gb: float = Field(default=0.0, ge=0)
+    """Gigabytes of memory for what a frozen encoder makes of pictures: one that comes again is not encoded again. It
+    needs a frozen `vision` and transforms that leave pictures as they are (no random shift, no JPEG); a picture takes
+    its patches x width x 2 or 4 bytes. The gain is printed at the end. 0 encodes always."""
+
     def freeze(self, objective: nn.Module) -> tuple[list[Group], list[Learner]]:
         """Put adapters in and freeze what does not learn.
 

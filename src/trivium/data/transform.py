@@ -151,6 +151,7 @@ class RandomShift(Transform):
 
     pixels = True
     numeric = False
+    draws = True
 
     def __init__(self, config: RandomShiftConfig) -> None:
         self.config = config
