@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -175,8 +176,13 @@ class Supply:
 class World(Supply):
     """A run's parts, opened once: every stage, check and rollout uses the same instances."""
 
-    def __init__(self, config: Run, folder: Path) -> None:
+    def __init__(self, config: Run, folder: Path, examine: Callable[["World"], object] = lambda world: None) -> None:
         """Open the data side and build the model with fresh weights.
+
+        Args:
+            config: the run.
+            folder: of the run.
+            examine: called before the folder is written to; what it raises leaves nothing behind.
 
         Raises:
             TriviumError: data, weights or settings are missing or do not fit one another.
@@ -189,6 +195,7 @@ class World(Supply):
         if config.compile:
             check_compiler(self.device)
         self.model = build_model(config).to(self.device)
+        examine(self)
         if config.compile:
             self.model.compile_blocks()
         # Written last: parts that do not fit one another leave nothing behind.

@@ -17,8 +17,10 @@ from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
+from trivium.preflight import check_stages
 from trivium.protect import check_protected, watch
-from trivium.run import Run, claim, open_run
+from trivium.run import Run, Stage, claim, open_run
+from trivium.start import START, renew, take_over
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
 from trivium.train.guard import EXIT_RESUME, Guard
@@ -26,6 +28,7 @@ from trivium.train.loop import run_stage
 from trivium.train.meter import Meter
 from trivium.train.stage import Learner
 from trivium.train.state import State
+from trivium.vision.cache import FeatureCache
 
 
 def execute(config: Run, folder: Path) -> None:
@@ -39,7 +42,8 @@ def execute(config: Run, folder: Path) -> None:
     with lock_folder(folder), Guard() as stop:
         new = claim(config, folder)
         try:
-            world = World(config, folder)
+            saved = Checkpoints(folder / "checkpoints").find()
+            world = World(config, folder, prepare if saved is None else lambda world: None)
         except BaseException:
             if new:  # a run that could not begin leaves its folder free for the corrected command
                 (folder / "config.yaml").unlink()
@@ -47,7 +51,6 @@ def execute(config: Run, folder: Path) -> None:
         clock = Clock(folder / "times.json")
         with clock("prepare"):
             draw_samples(world)
-        saved = Checkpoints(folder / "checkpoints").find()
         tried = config.rollout is not None
         if tried and saved is None and not (folder / f"eval/{UNTRAINED}.json").exists():
             with clock("rollouts: untrained"):
@@ -69,6 +72,26 @@ def execute(config: Run, folder: Path) -> None:
             with clock("rollouts: trained"):
                 roll_out(world, last)
     _conclude(world)
+
+
+def prepare(world: World) -> None:
+    """Take over the weights that a new run begins with, then look at all its stages before the first one trains.
+
+    Raises:
+        TriviumError: they do not fit, or a stage could not learn what it says.
+    """
+    found = take_over(world.model, world.config.start)
+    check_stages(world)
+    if found:
+        path = world.folder / START
+        if path.exists() and json.loads(path.read_text()) != found:
+            raise CheckpointError(
+                str(path),
+                "other weights now",
+                "those that this run began with",
+                "Bring them back, or take a new --run.",
+            )
+        write_json(path, found)
 
 
 def evaluate(folder: Path, episodes: int) -> None:
@@ -112,6 +135,7 @@ def _stage(
     stage, folder = world.config.stages[index], world.folder
     with clock(f"plan: {stage.name}"):
         # Fresh heads of a stage depend on the seed and its name alone, not on what ran before in this process.
+        renew(world.model, world.config, stage)  # before the weights of a checkpoint, so that a resume keeps those
         seed_all(key(world.config.seed, "heads", stage.name))
         work = world.stage(index)
         holder = nn.ModuleDict({"model": world.model, "objective": work.objective})
@@ -131,7 +155,7 @@ def _stage(
         parallel.world_size(),
         report=lambda bad: quarantine.add(parallel.from_all_ranks(bad)),
     )
-    with clock(f"train: {stage.name}"), closing(batches), stop.holding():
+    with clock(f"train: {stage.name}"), closing(batches), stop.holding(), _cached(world, stage):
         ended = run_stage(
             work.objective,
             batches,
@@ -162,6 +186,17 @@ def _stage(
         with clock(f"ablation: {stage.name}"):
             measure_ablation(world, stage.name)
     watch(world.config, folder, stage.name)
+
+
+@contextmanager
+def _cached(world: World, stage: Stage) -> Iterator[None]:
+    """Let the stage's cache answer for a frozen encoder, and say what it was good for."""
+    if not stage.cache_gb:
+        yield
+        return
+    with FeatureCache(world.model.vision, stage.cache_gb).attached(f"stages.{stage.name}.cache_gb") as cache:
+        yield
+    note(f"{stage.name}: {cache.gain}")
 
 
 def _keep_plan(world: World, work: Stagework, learners: list[Learner]) -> None:

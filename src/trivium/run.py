@@ -19,13 +19,13 @@ from trivium.data.transform import TransformConfig
 from trivium.eval.rollout import RolloutConfig
 from trivium.language.continual import ContinualConfig
 from trivium.language.heldout import HeldOutConfig
-from trivium.language.lora import LoraConfig, adapt, merge
+from trivium.language.lora import LoraConfig, adapt, merge, take_out
 from trivium.language.model import LanguageModel
 from trivium.policy.objective import VlaConfig
 from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.synth.ground import GroundConfig
-from trivium.train.optim import Optimizer
+from trivium.train.optim import Group
 from trivium.train.stage import Learner, StageConfig
 from trivium.vision.image_tokens import ImageTokensConfig
 from trivium.vision.objective import VisionObjectiveConfig
@@ -38,7 +38,11 @@ ObjectiveConfig = Annotated[
 
 
 class Stage(StageConfig):
-    """One stage of the curriculum: what it learns, from which data, and which parameters move."""
+    """One stage of the curriculum: what it learns, from which data, and which parameters move.
+
+    A recipe leaves a stage out by not listing it, and the command line by `stages.NAME=null`; a stage is repeated by
+    listing it again under a name of its own: `connect().replace(name="connector-2")`.
+    """
 
     objective: ObjectiveConfig
     """What is learned: vision (contrastive + MAE), supervised (classes of pictures), image_tokens (pictures as
@@ -48,16 +52,25 @@ class Stage(StageConfig):
     lora: LoraConfig | None = None
     """Learn low-rank adapters of the language model instead of its weights; `learn` names them "language.lora", or
     "language.lora.20-29" by layer. They are added to the weights when the stage ends. null learns weights."""
+    fresh: tuple[str, ...] = ()
+    """Patterns of parameters that begin this stage with new random weights, whatever earlier stages taught them:
+    ("action",) gives a new task a head of its own (VLAct). They must learn in this stage, and cannot belong to
+    pretrained parts. () goes on with all weights."""
 
-    def build(self, objective: nn.Module) -> tuple[Optimizer, list[Learner]]:
-        """Put adapters in, freeze what does not learn, and make the optimizer of what does.
+    cache_gb: float = Field(default=0.0, ge=0)
+    """Gigabytes of memory for what a frozen encoder makes of pictures: one that comes again is not encoded again. It
+    needs a frozen `vision` and transforms that leave pictures as they are (no random shift, no JPEG); a picture takes
+    its patches x width x 2 or 4 bytes. The gain is printed at the end. 0 encodes always."""
+
+    def freeze(self, objective: nn.Module) -> tuple[list[Group], list[Learner]]:
+        """Put adapters in and freeze what does not learn.
 
         Raises:
             ConfigError: a pattern fits nothing, nothing would learn, or adapters that no pattern names.
             SetupError: adapters without peft.
         """
         self.adapt(objective)
-        optimizer, table = super().build(objective)
+        groups, table = super().freeze(objective)
         if self.lora is not None:
             adapters = _language(objective, f"stages.{self.name}.lora").get_submodule("lora")
             if not any(parameter.requires_grad for parameter in adapters.parameters()):
@@ -67,7 +80,7 @@ class Stage(StageConfig):
                     "a pattern for them",
                     'Add "language.lora", or set lora=null.',
                 )
-        return optimizer, table
+        return groups, table
 
     def adapt(self, module: nn.Module) -> None:
         """Put this stage's adapters into the language model below a module; nothing where the stage has none.
@@ -79,6 +92,12 @@ class Stage(StageConfig):
         if self.lora is not None:
             where = f"stages.{self.name}.lora"
             adapt(_language(module, where), self.lora, where)
+
+    def take_out(self, module: nn.Module) -> None:
+        """Take this stage's adapters out again as if they had never been there."""
+        language = _language(module, f"stages.{self.name}.lora") if self.lora is not None else None
+        if language is not None and hasattr(language, "lora"):
+            take_out(language)
 
     def hand_over(self, module: nn.Module) -> None:
         """Leave plain weights to the next stage: adapters are added to them and vanish."""
@@ -155,6 +174,10 @@ class Run(Config):
     """Steps between every source and the model, in order; the same steps, mirrored, serve the robot."""
     model: ModelConfig
     """The parts: vision, connector, language, action."""
+    start: dict[Literal["vision", "connect", "language", "action", "state", "context"], str] = {}
+    """Parts that begin with what another run taught them, by the folder of that run or of an export:
+    {"vision": "runs/small"} gives this run the encoder that learned through a small language model (progressive
+    scaling). Every parameter of the part must be there in its shape, and no other. {} begins as `model` says."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """The curriculum. Weights pass from each stage to the next by themselves."""
     health: CheckConfig = CheckConfig()
@@ -183,10 +206,11 @@ def load(recipe: Path, overrides: Sequence[str] = ()) -> Run:
         raise ConfigError(str(recipe), "no such file", "a recipe", f"Recipes in this folder: {known}.")
     written = recipe.suffix in (".yaml", ".yml")
     config = from_yaml(Run, recipe.read_text(), str(recipe)) if written else _call(recipe)
+    config = override(config, overrides)
     names = [stage.name for stage in config.stages]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError("stages", f"two stages named {twice.pop()!r}", "names of their own", "Rename one of them.")
-    return override(config, overrides)
+    return config
 
 
 def claim(config: Run, folder: Path) -> bool:

@@ -96,7 +96,8 @@ def override(config: C, assignments: Sequence[str]) -> C:
     """Apply dotted assignments such as `stages.1.steps=500`, in order, and check the result as a whole.
 
     A list item is named by its index or by its `name` field (`stages.joint.steps=5`). The value is YAML, so
-    `learn=[connect, action]` and `model.action={kind: flow, horizon: 8}` work; a mapping replaces the sub-tree.
+    `learn=[connect, action]` and `model.action={kind: flow, horizon: 8}` work; a mapping replaces the sub-tree, and
+    `stages.encoder=null` takes a config out of a list.
     Another `kind` starts that part afresh from its defaults.
 
     Raises:
@@ -164,6 +165,9 @@ def _assign(annotation: Any, node: Any, keys: list[str], value: Any) -> None:
 def _put(node: Any, step: str | int, value: Any) -> None:
     if step == "kind" and node.get("kind") != value:
         node.clear()  # the fields of another class would only be refused
+    if value is None and isinstance(node, list) and isinstance(node[cast(int, step)], dict):
+        del node[cast(int, step)]  # a stage or a bucket that is left out; a list of configs has no empty places
+        return
     node[step] = value
 
 

@@ -143,7 +143,14 @@ class MixtureConfig(Config):
             tokens: the budget, padding not counted.
             accumulate: micro-batches of a step, as in the stage.
             padding: share of the rows that is padding; `trivium data plan` prints it.
+
+        Raises:
+            ConfigError: no tokens.
         """
+        if tokens <= 0:
+            raise ConfigError(
+                "mixture: the token budget", f"{tokens:,} tokens", "more than 0", "Leave the stage out of the list."
+            )
         assert 0 <= padding < 1, f"padding is a share of the rows, not {padding}"
         return math.ceil(tokens / (self.row_length * self.rows_per_batch * accumulate * (1 - padding)))
 

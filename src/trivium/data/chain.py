@@ -26,6 +26,8 @@ class Transform(ABC):
     False lets samples that differ in numbers alone be counted together."""
     rewrites: bool = False
     """Whether the step makes other commands of the recorded ones, so that they must be measured behind it."""
+    draws: bool = False
+    """Whether a picture comes out different each time in training."""
 
     @abstractmethod
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
@@ -53,6 +55,7 @@ class Chain(Transform):
         self.pixels = any(step.pixels for step in self.steps)
         self.numeric = any(step.numeric for step in self.steps)
         self.rewrites = any(step.rewrites for step in self.steps)
+        self.draws = any(step.draws for step in self.steps)
 
     def forward(self, sample: Sample, rng: Generator | None) -> Sample:
         """Run every step."""

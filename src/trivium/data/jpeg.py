@@ -34,6 +34,7 @@ class Jpeg(Transform):
 
     pixels = True
     numeric = False
+    draws = True
 
     def __init__(self, config: JpegConfig) -> None:
         """Hold the lowest quality."""

@@ -180,6 +180,7 @@ class RandomShift(Transform):
 
     pixels = True
     numeric = False
+    draws = True
 
     def __init__(self, config: RandomShiftConfig) -> None:
         self.config = config

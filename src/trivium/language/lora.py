@@ -70,6 +70,12 @@ def merge(language: LanguageModel, where: str) -> None:
             raise TrainingError(
                 where, f"adapters of {name} that are not finite", "finite ones", "Lower the stage's lr or lora.scale."
             ) from error
+    take_out(language)
+
+
+def take_out(language: LanguageModel) -> None:
+    """Take the adapters out and leave the weights beside them as they are, to the bit."""
+    for name, part in _adapted(language.layers).items():
         parent, _, last = name.rpartition(".")
         setattr(language.layers.get_submodule(parent), last, part.get_base_layer())
     del language.lora, language.layers.peft_config

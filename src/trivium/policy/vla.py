@@ -102,13 +102,7 @@ class Model(nn.Module):
         super().__init__()
         self.vision, self.connect, self.language, self.action = vision, connect, language, action
         self.context, self.attention = context, attention
-        if state_in_words:
-            self.state = None
-            return
-        self.state = nn.Linear(action.state_dim, language.width)
-        # A state as loud as a word: language models keep their embeddings around 0.02-0.1, torch's default gives 1.
-        nn.init.normal_(self.state.weight, std=0.02)
-        nn.init.zeros_(self.state.bias)
+        self.state = None if state_in_words else project_state(action.state_dim, language.width)
 
     def forward(self, batch: Batch, visible: Visible | None = None) -> Thought:
         """Read a batch of packed rows; `visible` says what may be seen (everything, if not given)."""
@@ -195,6 +189,17 @@ def find_readers(batch: Batch, visible: Visible) -> Readers:
     last = torch.where(mine, last, -1)
     index, real = group(last.flatten(), torch.arange(len(owners), device=last.device), len(owners))
     return Readers(index, index[real], real.flatten().nonzero().squeeze(1))
+
+
+def project_state(state_dim: int, width: int) -> nn.Linear:
+    """Make the layer that puts a state into the row as loud as a word.
+
+    Language models keep their embeddings around 0.02 to 0.1; torch's default would give 1.
+    """
+    layer = nn.Linear(state_dim, width)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _regions(maps: Float[Tensor, "n p d"], grid: tuple[int, int] | None, cells: int) -> Float[Tensor, "n e"]:

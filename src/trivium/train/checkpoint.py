@@ -138,7 +138,7 @@ def open_checkpoint(folder: Path) -> Saved:
         if size != entry["size"]:
             found = "no such file" if size is None else f"{size} bytes"
             raise _damaged(file, found, f"{entry['size']} bytes, as the manifest says")
-        if (found := _sha256(file)) != entry["sha256"]:
+        if (found := file_sha256(file)) != entry["sha256"]:
             raise _damaged(file, f"sha256 {found[:12]}...", f"{entry['sha256'][:12]}..., as the manifest says")
     path = folder / "state.json"
     return Saved(folder, State.from_json(_read_json(path), str(path)))
@@ -193,7 +193,7 @@ def _fill(folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -
     save_file(tensors, folder / FILES[0], {"aliases": json.dumps(aliases)})
     save_file(optimizer.tensors(), folder / FILES[1])
     write_json(folder / FILES[2], state.to_json())
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
+    files = {name: {"size": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in FILES}
     about = {"stage": state.stage, "step": state.step, "torch": torch.__version__, "ranks": parallel.world_size()}
     write_json(folder / MANIFEST, {"format": 1, **about, "files": files})
 
@@ -243,7 +243,8 @@ def _place(folder: Path) -> tuple[int, int]:
         return -1, -1
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash a file, whatever its size, in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

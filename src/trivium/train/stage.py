@@ -70,10 +70,18 @@ class StageConfig(Config):
         Raises:
             ConfigError: a pattern fits nothing, or nothing would learn.
         """
+        groups, table = self.freeze(objective)
+        return Optimizer(objective, groups, self.betas, self.clip, self.average), table
+
+    def freeze(self, objective: nn.Module) -> tuple[list[Group], list["Learner"]]:
+        """Freeze what does not learn; return what does, in groups of one rate, and the table that says so.
+
+        Raises:
+            ConfigError: a pattern fits nothing, or nothing would learn.
+        """
         where = f"stages.{self.name}"
         table = apply_freeze(objective, self.learn, f"{where}.learn")
-        groups = self._groups(objective, f"{where}.lr_groups")
-        return Optimizer(objective, groups, self.betas, self.clip, self.average), table
+        return self._groups(objective, f"{where}.lr_groups"), table
 
     def _groups(self, objective: nn.Module, where: str) -> list[Group]:
         left = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
