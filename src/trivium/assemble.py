@@ -24,13 +24,14 @@ from trivium.core.objective import Objective
 from trivium.core.rng import isolated, key, seed_all
 from trivium.core.sample import Action, Sample
 from trivium.data.bucket import SourceConfig, select
+from trivium.data.column import to_json
 from trivium.data.index import Index, count
 from trivium.data.loader import Loader
 from trivium.data.plan import Plan
 from trivium.data.row import Layout, collate
 from trivium.data.source.lerobot import LeRobot
 from trivium.data.source.source import Source
-from trivium.data.stats import measure, to_json
+from trivium.data.stats import measure
 from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trivium.core.errors import ConfigError
-from trivium.data.source.sentinel import SHAPE, STARCODER2
+from trivium.data.sentinel import SHAPE, STARCODER2
 
 CONTROL = re.compile(r"<\|.+\|>")
 """How every family spells a control word; "<b>" is a word of the text in Gemma's vocabulary."""
