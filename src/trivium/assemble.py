@@ -213,6 +213,7 @@ class World(Supply):
         """Return the frozen features of a model: one row of numbers a sample, its action chunk left out."""
         layout = self._observing()
 
+        @torch.no_grad()
         def read(samples: list[Sample]) -> np.ndarray:
             rows = [layout.build(self.chain.forward(_without_action(sample), None)) for sample in samples]
             batch = collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)

@@ -128,9 +128,8 @@ class Model(nn.Module):
         known = known & thought.visible.state[documents]
         return Context(state=state, state_known=known, tokens=tokens, mask=mask)
 
-    @torch.no_grad()
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
-        """Return one vector a document that keeps where things are: what probes read.
+        """Return one vector a document that keeps where things are: what probes and critics read.
 
         The vision patches of every picture in order, then what the trunk makes of the pictures' tokens, both averaged
         in at most `cells` x `cells` regions and laid side by side; last the mean of the trunk's hidden states over the
