@@ -54,7 +54,14 @@ class ModelConfig(Config):
             ConfigError: two parts do not fit each other.
             SetupError: pretrained weights are missing.
         """
-        vision, language = self.vision.build(), self.language.build()
+        return self.join(self.vision.build(), self.language.build(), action_dim, state_dim)
+
+    def join(self, vision: Encoder, language: LanguageModel, action_dim: int, state_dim: int) -> "Model":
+        """Build what joins a built encoder and a built language model, and the head.
+
+        Raises:
+            ConfigError: two parts do not fit each other.
+        """
         connect = self.connect.build(vision.width, vision.grid, language.width)
         action = self.action.build(action_dim, state_dim, language.width)
         context = self.context.build(vision.width, vision.num_patches, language.width)
