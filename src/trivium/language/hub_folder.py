@@ -105,8 +105,8 @@ def hub_names(language: LanguageModel, model: Any) -> dict[str, str]:
 def held_names(language: LanguageModel) -> set[str]:
     """Return the names of the weights that a transformers folder of this model holds."""
     (trunk,) = language._trunk  # pyright: ignore[reportPrivateUsage] - kept out of the module tree on purpose
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(trunk.config, attn_implementation="eager")
+    with torch.device("meta"):  # a copy: transformers writes the attention into the config that it is given
+        model = transformers.AutoModelForCausalLM.from_config(deepcopy(trunk.config), attn_implementation="eager")
     return set(hub_names(language, model))
 
 

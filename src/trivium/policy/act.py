@@ -26,7 +26,7 @@ class VlaPolicy:
 
     def __init__(self, model: Model, transform: Transform, layout: VlaLayout, seed: int = 0) -> None:
         """Hold the parts; `seed` fixes the noise that the action head starts from."""
-        self.model, self.transform, self.layout = model, transform, layout
+        self.model, self.transform, self.layout, self.seed = model, transform, layout, seed
         self.device = next(model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
