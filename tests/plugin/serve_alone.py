@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 REFUSED = (
-    *("train", "run", "assemble", "curriculum", "assess", "handover", "lineage", "weights", "forecast", "explain"),
+    *("train", "run", "assemble", "curriculum", "assess", "lineage", "weights", "forecast", "explain"),
     *("eval", "probe", "report", "cli", "clean", "data.source", "data.audit", "data.loader", "data.plan", "data.stats"),
 )
 """Below `trivium`; what a robot has no use for."""

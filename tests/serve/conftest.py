@@ -7,7 +7,7 @@ import pytest
 import small_run
 
 from trivium import curriculum
-from trivium.handover import export_run
+from trivium.cli.handover import export_run
 from trivium.run import Run
 
 

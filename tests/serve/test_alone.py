@@ -13,9 +13,9 @@ import transformers
 from language_sizes import COMMON
 
 from trivium import curriculum
+from trivium.cli.handover import export_run
 from trivium.core.errors import SetupError
 from trivium.core.sample import Action, Sample
-from trivium.handover import export_run
 from trivium.language.model import PretrainedLanguageConfig
 from trivium.language.vocab import byte_tokenizer
 from trivium.run import Run

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -70,11 +71,11 @@ def view(**changes: Any) -> dict[str, Any]:
     [
         (
             view(wrist=None),
-            r"observation 1.images: found 'top'; expected view 'wrist'. The policy takes: 'top', 'wrist'",
+            r"images: found 'top'; expected view 'wrist'. The policy takes: 'top', 'wrist'",
         ),
         (
             view(side=good()["images"]["top"]),
-            r"images.side: found a view that was never taught; expected only 'top', 'w",
+            r"images.side: found a view that was never taught; expected only 'top'",
         ),
         ({"images": good()["images"]["top"]}, "images: found a ndarray; expected pictures by view"),
         (view(top=np.zeros((8, 12, 3))), r"images.top: found float64 numbers; expected a numpy array of uint8"),
@@ -102,17 +103,13 @@ def test_a_sample_with_more_than_an_observation_is_refused() -> None:
     sample = CONTRACT.sample(good(), 0)
     done = Action(values=np.zeros((4, 2), np.float32), valid=np.ones(4, bool), names=("dx", "dy"))
     for extra, name in ((done, "an? action"), (Text(text="x1", role="answer"), r"an? text \(answer\)")):
-        with pytest.raises(
-            DataError, match=f"found {name} in sample observation 0; expected pictures, one instruction"
-        ):
+        with pytest.raises(DataError, match=f"found {name} in sample observation 0; expected pictures, one"):
             CONTRACT.sample(replace(sample, segments=(*sample.segments, extra)), 0)
     with pytest.raises(DataError, match="found robot 'other'"):
         CONTRACT.sample(Sample(**{**sample.__dict__, "embodiment": "other"}), 0)
 
 
 def test_it_is_read_back_from_json_and_damage_is_seen() -> None:
-    import json
-
     data = json.loads(json.dumps(CONTRACT.to_json()))
     assert Contract.from_json(data) == CONTRACT
     with pytest.raises(ValueError, match="missing or unknown: more"):

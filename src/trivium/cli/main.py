@@ -112,7 +112,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the newest checkpoint of a run as a folder that transformers and a robot can load, with a model card."""
-    from trivium import handover
+    from trivium.cli import handover
 
     with explained(goes_on=False):
         note(f"export: {handover.export_run(folder, out)}")

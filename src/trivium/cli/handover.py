@@ -264,9 +264,7 @@ def _missing(told: _Told) -> list[str]:
             if lost:
                 said.append(f"Health check: on {target.name} the features are not better: {', '.join(lost)}.")
     tried = {label: result for label, result in run.evals.items() if label != UNTRAINED}
-    said += [
-        f"In closed loop ({label}) it fails {1 - result.mean:.0%} of the episodes." for label, result in tried.items()
-    ]
+    said += [f"In closed loop ({label}) {1 - found.mean:.0%} of the episodes fail." for label, found in tried.items()]
     if tried and told.saved.state.stage not in tried:
         said.append(f"This checkpoint, of stage {told.saved.state.stage}, was not tried in closed loop.")
     if not all(contract.action_units):
