@@ -21,10 +21,11 @@ from rich.table import Table
 
 from trivium.core.log import console
 from trivium.data.chain import Chain
+from trivium.data.column import QUANTILES
 from trivium.data.embodiment import Kind
 from trivium.data.represent import RepresentConfig
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
-from trivium.data.stats import QUANTILES, measure
+from trivium.data.stats import measure
 
 T = TypeVar("T")
 LENGTH = 500

@@ -25,6 +25,7 @@ from trivium.core.objective import Objective
 from trivium.core.rng import isolated, key, seed_all
 from trivium.core.sample import Action, Sample
 from trivium.data.bucket import SourceConfig, select
+from trivium.data.column import to_json
 from trivium.data.index import Index, count
 from trivium.data.loader import Loader
 from trivium.data.pad import PadConfig
@@ -32,7 +33,7 @@ from trivium.data.plan import Plan
 from trivium.data.row import Layout, collate
 from trivium.data.source.lerobot import LeRobot
 from trivium.data.source.source import Source
-from trivium.data.stats import Part, measure, to_json
+from trivium.data.stats import Part, measure
 from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab
@@ -238,6 +239,7 @@ class World(Supply):
         """Return the frozen features of a model: one row of numbers a sample, its action chunk left out."""
         layout = self._observing()
 
+        @torch.no_grad()
         def read(samples: list[Sample]) -> np.ndarray:
             rows = [layout.build(self.chain.forward(_without_action(sample), None)) for sample in samples]
             batch = collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)

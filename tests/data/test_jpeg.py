@@ -5,8 +5,8 @@ import pytest
 from PIL import Image as Pillow
 
 from trivium.core.sample import Image, Sample, Video
+from trivium.data.blank import blank
 from trivium.data.jpeg import JpegConfig, compress
-from trivium.data.source.source import blank
 
 
 def picture() -> np.ndarray:

@@ -3,9 +3,9 @@ import pytest
 
 from trivium.core.errors import ConfigError
 from trivium.core.sample import ABSENT, CIRCLE, LINE, Action, Sample, State, Text
+from trivium.data.column import QUANTILES, ColumnStats
 from trivium.data.motion import Motion
 from trivium.data.pad import PadConfig
-from trivium.data.stats import QUANTILES, ColumnStats
 from trivium.data.transform import NormalizeConfig, build_chain
 
 NAMES = ("x", "yaw")

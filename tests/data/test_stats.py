@@ -5,9 +5,10 @@ import pytest
 
 from trivium.core.errors import DataError
 from trivium.data import stats as stats_module
+from trivium.data.column import QUANTILES, from_json, to_json
 from trivium.data.source.lerobot import LeRobotConfig
 from trivium.data.source.source import Source
-from trivium.data.stats import QUANTILES, Moments, from_json, measure, to_json
+from trivium.data.stats import Moments, measure
 
 
 class Numbers(Source):

@@ -4,7 +4,7 @@ from PIL import Image as Pillow
 
 from trivium.core.errors import ConfigError
 from trivium.core.sample import Image, Sample, Segment, State, Text, Video
-from trivium.data.source.source import blank, is_blank
+from trivium.data.blank import blank, is_blank
 from trivium.data.tile import TileConfig, grid
 
 

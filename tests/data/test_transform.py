@@ -5,9 +5,9 @@ import pytest
 
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Text, Video
+from trivium.data.blank import blank, is_blank
 from trivium.data.chain import Chain
-from trivium.data.source.source import blank, is_blank
-from trivium.data.stats import QUANTILES, ColumnStats
+from trivium.data.column import QUANTILES, ColumnStats
 from trivium.data.transform import (
     Normalize,
     NormalizeConfig,

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers as hf
-from language_sizes import COMMON, GPT2
+from language_sizes import COMMON, DELTA, EXPERTS, HEAD, RIGHT
 from transformers import PreTrainedTokenizerFast
 
 from trivium.core.errors import ConfigError, SetupError
@@ -15,30 +15,6 @@ from trivium.language.vocab import byte_tokenizer
 from trivium.nn import hub
 from trivium.nn.attention import attend_in_chunks
 
-HEAD = {**COMMON, "head_dim": 8}
-MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-DELTA = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-RIGHT = {
-    "llama": (hf.LlamaConfig, COMMON),
-    "llama tied": (hf.LlamaConfig, {**COMMON, "tie_word_embeddings": True}),
-    "qwen2": (hf.Qwen2Config, COMMON),
-    "qwen2 window": (
-        hf.Qwen2Config,
-        {**COMMON, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
-    ),
-    "qwen3": (hf.Qwen3Config, HEAD),
-    "qwen3 experts": (hf.Qwen3MoeConfig, {**HEAD, **EXPERTS}),
-    "olmo2": (hf.Olmo2Config, COMMON),
-    "olmo3": (hf.Olmo3Config, {**COMMON, **MIXED}),
-    "smollm3": (hf.SmolLM3Config, COMMON),
-    "mistral window": (hf.MistralConfig, {**COMMON, "sliding_window": 3}),
-    "gemma3": (hf.Gemma3TextConfig, {**HEAD, **MIXED}),
-    "phi3": (hf.Phi3Config, COMMON),
-    "starcoder2": (hf.Starcoder2Config, COMMON),
-    "gpt2": (hf.GPT2Config, GPT2),
-    "gpt2 untied": (hf.GPT2Config, {**GPT2, "tie_word_embeddings": False}),
-}
 REFUSED = {
     "soft caps": (hf.Gemma2Config, HEAD, "soft-capped scores"),
     "sinks": (hf.GptOssConfig, {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2}, "sinks"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from trivium.core.errors import ConfigError
-from trivium.data.source.sentinel import STARCODER2, Sentinels
+from trivium.data.sentinel import STARCODER2, Sentinels
 from trivium.language.vocab import Vocab, byte_tokenizer
 
 SMOLLM2 = Path(__file__).parents[2] / "build/weights/smollm2-135m/tokenizer.json"

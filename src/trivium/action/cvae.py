@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from trivium.action.density import OneAnswer
 from trivium.action.expert import Expert, ExpertBlock, ExpertConfig, embed_state
-from trivium.action.model import ActionModel, Context, kept, shorter
+from trivium.action.model import Context, kept, shorter
 from trivium.core.errors import ConfigError
 
 
@@ -37,7 +38,7 @@ class CvaeConfig(ExpertConfig):
         return Cvae(self, action_dim, state_dim, context_width)
 
 
-class Cvae(ActionModel):
+class Cvae(OneAnswer):
     """Learns L1(a, decoder(z, context)) + beta * KL(q(z | a, state) || N(0, 1)); acts with z = 0.
 
     Where we differ from ACT's code: every decoder layer is used (there only the first of seven reaches the output);
@@ -72,9 +73,8 @@ class Cvae(ActionModel):
         divergence = kl_to_normal(mean, log_variance).sum(1)
         return torch.where(valid[..., None], error + self.kl_weight * divergence[:, None, None], 0.0)
 
-    @torch.no_grad()
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Return the chunks of the most ordinary style, z = 0; nothing is drawn."""
+    def answer(self, context: Context) -> Float[Tensor, "m k a"]:
+        """Return the chunks of the most ordinary style, z = 0."""
         z = torch.zeros(len(context.state), self.latent_dim, device=context.state.device)
         return kept(self._decode(z, context), context)
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trivium.action.density import check_temperature
 from trivium.action.diffusion_unet import Unet
 from trivium.action.expert import Expert, ExpertConfig
 from trivium.action.model import ActionModel, Context, kept, shorter
@@ -127,11 +128,14 @@ class Diffusion(ActionModel):
         return torch.where(valid[..., None], error, 0.0)
 
     @torch.no_grad()
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Draw chunks from noise, within the limit."""
+    def sample(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Float[Tensor, "m k a"]:
+        """Draw chunks from noise, within the limit; a temperature scales the noise at the start, 1 if not given."""
         shape = (len(context.state), self.horizon, self.action_dim)
         device = context.state.device
         x = kept(torch.randn(shape, generator=generator, device=device), context)
+        x = x if temperature is None else check_temperature(temperature) * x
         sight = self.network.look(context)
         self.scheduler.set_timesteps(self.num_steps)
         # Training on another device left it there.

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trivium.action.density import check_temperature, follow, refuse_certainty, refuse_low_precision, trace_back
 from trivium.action.expert import Expert, ExpertConfig
-from trivium.action.model import ActionModel, Context, kept, shorter
+from trivium.action.model import ActionModel, Context, Drawn, kept, shorter
 from trivium.core.errors import ConfigError
 
 
@@ -74,17 +75,63 @@ class Flow(ActionModel):
         return torch.where(valid[..., None], error, 0.0)
 
     @torch.no_grad()
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Draw chunks by integrating from noise; the context's keys and values are computed once for all steps."""
-        shape = (len(context.state), self.horizon, self.action_dim)
-        device = context.state.device
-        noise = kept(self.start_noise * torch.randn(shape, generator=generator, device=device), context)
+    def sample(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Float[Tensor, "m k a"]:
+        """Draw chunks by integrating from noise; the context's keys and values are computed once for all steps.
+
+        A temperature takes the place of `start_noise`.
+        """
+        noise = self._noise(context, generator, self._spread(temperature))
+        return integrate(self._velocity(context), noise, self.num_steps)
+
+    @torch.no_grad()
+    def draw(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Drawn:
+        """Draw chunks with the exact density of the Euler steps; see `density.follow`.
+
+        Raises:
+            ConfigError: temperature (or `start_noise`) 0, or a head that is not float32.
+        """
+        spread = self._density_spread(temperature)
+        noise = self._noise(context, generator, spread)
+        return Drawn(*follow(self._velocity(context), noise, self.num_steps, spread), noise)
+
+    def log_prob(
+        self,
+        actions: Float[Tensor, "m k a"],
+        context: Context,
+        temperature: float | None = None,
+        noise: Float[Tensor, "m k a"] | None = None,
+    ) -> Float[Tensor, " m"]:
+        """Return the log density of given chunks, found by running the Euler steps backwards.
+
+        Raises:
+            ConfigError: temperature (or `start_noise`) 0, or a head that is not float32.
+            TrainingError: a chunk that the flow cannot reach.
+        """
+        spread = self._density_spread(temperature)
+        return trace_back(self._velocity(context), actions, self.num_steps, spread, noise)[1]
+
+    def _spread(self, temperature: float | None) -> float:
+        return self.start_noise if temperature is None else check_temperature(temperature)
+
+    def _density_spread(self, temperature: float | None) -> float:
+        refuse_low_precision(self.expert.fall.weight)
+        return refuse_certainty(self._spread(temperature), self.error_name)
+
+    def _noise(self, context: Context, generator: torch.Generator | None, spread: float) -> Float[Tensor, "m k a"]:
+        shape, device = (len(context.state), self.horizon, self.action_dim), context.state.device
+        return kept(spread * torch.randn(shape, generator=generator, device=device), context)
+
+    def _velocity(self, context: Context) -> Callable[[Tensor, float], Tensor]:
         sight = self.expert.look(context)
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            return kept(self.expert(sight, x, torch.full((shape[0],), time, device=device)), context)
+            return kept(self.expert(sight, x, torch.full((len(x),), time, device=x.device)), context)
 
-        return integrate(velocity, noise, self.num_steps)
+        return velocity
 
 
 def draw_time(count: int, device: torch.device | str = "cpu") -> Float[Tensor, " m"]:

@@ -37,6 +37,18 @@ class Context:
         assert (self.tokens is None) == (self.mask is None), "context tokens and their mask come together"
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Chunks that a head drew, and how likely each was."""
+
+    actions: Float[Tensor, "m k a"]
+    """Normalised."""
+    log_prob: Float[Tensor, " m"]
+    """Nats, of the whole chunk: the density over its k * a normalised numbers (Lebesgue measure)."""
+    noise: Float[Tensor, "m k a"]
+    """What they were made from; hand it to `log_prob` with the chunks and it need not search."""
+
+
 class ActionModel(nn.Module, ABC):
     """A head that learns chunks of normalised actions of one shape."""
 
@@ -55,8 +67,49 @@ class ActionModel(nn.Module, ABC):
         """Return the error of every element in float32, not reduced; steps that are not valid give exactly 0."""
 
     @abstractmethod
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Draw one chunk a sample, in float32; a head that knows only one answer gives that."""
+    def sample(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Float[Tensor, "m k a"]:
+        """Draw one chunk a sample, in float32; a head that knows only one answer gives that.
+
+        `temperature` says how much it explores: the spread of the starting noise over that of training for heads that
+        take noise away, the standard deviation around the answer for those that know one; None leaves it to the head.
+        """
+
+    def draw(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Drawn:
+        """Draw chunks as `sample` does, with their log-probabilities; no gradient.
+
+        Raises:
+            ConfigError: this head has no density, or draws nothing at this temperature.
+        """
+        raise self._no_density()
+
+    def log_prob(
+        self,
+        actions: Float[Tensor, "m k a"],
+        context: Context,
+        temperature: float | None = None,
+        noise: Float[Tensor, "m k a"] | None = None,
+    ) -> Float[Tensor, " m"]:
+        """Return the log-probability of given normalised chunks (`Drawn.log_prob`), with gradient.
+
+        `noise` is what they were drawn from, where that is known: a head that runs backwards begins its search there.
+
+        Raises:
+            ConfigError: this head has no density, or draws nothing at this temperature.
+            TrainingError: a chunk that the head cannot make.
+        """
+        raise self._no_density()
+
+    def _no_density(self) -> ConfigError:
+        return ConfigError(
+            f"log-probabilities of the {self.error_name} head",
+            "a sampler that clips and so has no density",
+            "a head with one: flow (exact), regress or cvae (normal around the answer)",
+            "Train one of those for policy gradients, or learn from weighted losses of this one.",
+        )
 
     def clean(self, actions: Float[Tensor, "m k a"], valid: Bool[Tensor, "m k"]) -> Float[Tensor, "m k a"]:
         """Return the chunks in float32 with zeros where they are not valid, whatever stands there.

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trivium.action.density import OneAnswer
 from trivium.action.expert import Expert, ExpertConfig
-from trivium.action.model import ActionModel, Context, kept, shorter
+from trivium.action.model import Context, kept, shorter
 
 
 class RegressConfig(ExpertConfig):
@@ -28,7 +29,7 @@ class RegressConfig(ExpertConfig):
         return Regress(self, action_dim, state_dim, context_width)
 
 
-class Regress(ActionModel):
+class Regress(OneAnswer):
     """Answers with the one chunk that errs least; it cannot say that there are two.
 
     The mean is over valid steps: dividing by all of them, as ACT's own code does, makes the end of an episode count
@@ -56,7 +57,6 @@ class Regress(ActionModel):
         error = difference.square() if self.squared else difference.abs()
         return torch.where(valid[..., None], error, 0.0)
 
-    @torch.no_grad()
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
-        """Return the chunks; nothing is drawn."""
+    def answer(self, context: Context) -> Float[Tensor, "m k a"]:
+        """Return the chunks."""
         return kept(self.expert(self.expert.look(context)), context)

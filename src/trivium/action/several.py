@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trivium.action.cvae import CvaeConfig
 from trivium.action.diffusion import DiffusionConfig, DiffusionUnetConfig
 from trivium.action.flow import FlowConfig
-from trivium.action.model import ActionModel, Context
+from trivium.action.model import ActionModel, Context, Drawn
 from trivium.action.regress import RegressConfig
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
@@ -93,6 +93,24 @@ class Several(ActionModel):
         """Return the sum of the heads' errors; objectives ask `parts` and weigh each by itself."""
         return torch.stack([head.loss(actions, valid, context) for head in self.parts().values()]).sum(0)
 
-    def sample(self, context: Context, generator: torch.Generator | None = None) -> Float[Tensor, "m k a"]:
+    def sample(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Float[Tensor, "m k a"]:
         """Draw chunks from the head that acts."""
-        return self.acting.sample(context, generator)
+        return self.acting.sample(context, generator, temperature)
+
+    def draw(
+        self, context: Context, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> Drawn:
+        """Draw chunks and their log-probabilities from the head that acts."""
+        return self.acting.draw(context, generator, temperature)
+
+    def log_prob(
+        self,
+        actions: Float[Tensor, "m k a"],
+        context: Context,
+        temperature: float | None = None,
+        noise: Float[Tensor, "m k a"] | None = None,
+    ) -> Float[Tensor, " m"]:
+        """Return the log-probability of chunks under the head that acts."""
+        return self.acting.log_prob(actions, context, temperature, noise)

@@ -74,8 +74,9 @@ def stats(
     """Measure state and action per dimension (moments and quantiles) from the tables alone; no video is decoded."""
     from trivium.core.errors import DataError
     from trivium.core.files import write_json
+    from trivium.data.column import to_json
     from trivium.data.detect import detect
-    from trivium.data.stats import measure, to_json
+    from trivium.data.stats import measure
 
     with explained():
         source = detect(path, settings or []).build()

@@ -102,3 +102,17 @@ def report(folder: RunFolder) -> None:
 
     with explained():
         note(f"report: {write_report(folder)}")
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default RUN/export. An older export there is replaced.")
+    ] = None,
+) -> None:
+    """Write the newest checkpoint of a run as a folder that transformers and a robot can load, with a model card."""
+    from trivium.cli import handover
+
+    with explained(goes_on=False):
+        note(f"export: {handover.export_run(folder, out)}")

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy.random import Generator
 
 from trivium.core.sample import Image, Sample, Segment, Video
+from trivium.data.blank import is_blank
 from trivium.data.motion import Motion
-from trivium.data.source.source import is_blank
 
 
 class Transform(ABC):

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from trivium.core.config import Config
 from trivium.core.sample import Image, Sample, Segment
+from trivium.data.blank import is_blank
 from trivium.data.chain import Transform
-from trivium.data.source.source import is_blank
-from trivium.data.stats import Stats
+from trivium.data.column import Stats
 
 
 class JpegConfig(Config):

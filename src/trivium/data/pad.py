@@ -12,8 +12,8 @@ from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.core.sample import LINE, Action, Sample, Segment, State
 from trivium.data.chain import Transform
+from trivium.data.column import Stats
 from trivium.data.motion import Motion
-from trivium.data.stats import Stats
 
 
 class PadConfig(Config):

@@ -12,9 +12,9 @@ from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Sample, State
 from trivium.data.chain import Transform
 from trivium.data.circle import HALF, wrap
+from trivium.data.column import Stats
 from trivium.data.embodiment import CONTROLLER, Dimension, Kind, dimensions, plain
 from trivium.data.motion import Motion
-from trivium.data.stats import Stats
 
 ROUND = 1e-5
 """Radians that an angle may lie beyond pi by the rounding of whoever wrote it."""

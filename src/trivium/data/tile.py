@@ -13,9 +13,9 @@ from pydantic import Field
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.core.sample import Image, Sample, Segment, State
+from trivium.data.blank import blank, is_blank
 from trivium.data.chain import Transform, on_pixels
-from trivium.data.source.source import blank, is_blank
-from trivium.data.stats import Stats
+from trivium.data.column import Stats
 
 
 class TileConfig(Config):

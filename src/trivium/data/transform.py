@@ -14,14 +14,14 @@ from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import CIRCLE, LINE, Action, Image, Sample, Segment, State, Video
 from trivium.core.schema import suggest
+from trivium.data.blank import blank, is_blank
 from trivium.data.chain import Chain, Transform, on_pixels
 from trivium.data.circle import HALF, wrap
+from trivium.data.column import ColumnStats, Stats
 from trivium.data.jpeg import JpegConfig
 from trivium.data.motion import Motion
 from trivium.data.pad import PadConfig
 from trivium.data.represent import RepresentConfig
-from trivium.data.source.source import blank, is_blank
-from trivium.data.stats import ColumnStats, Stats
 from trivium.data.tile import TileConfig
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trivium.core.errors import ConfigError
-from trivium.data.source.sentinel import SHAPE, STARCODER2
+from trivium.data.sentinel import SHAPE, STARCODER2
 from trivium.language.chat import Chat
 
 CONTROL = re.compile(r"<\|.+\|>")

@@ -1,6 +1,7 @@
 """Pretrained parts of transformers: loading them with errors a person can act on, and running them on our attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,9 @@ def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -
         raise SetupError(where, f"no folder {path}", "a folder with pretrained weights", _TODO)
     if folder.is_dir() and not gguf and not (folder / "config.json").is_file():
         raise SetupError(where, f"no config.json in {path}", "a folder with pretrained weights", _TODO)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return load(found, trust_remote_code=False, **options, **gguf)
+        with quiet():
+            return load(found, trust_remote_code=False, **options, **gguf)
     except OSError as error:
         raise SetupError(where, f"{path}: {first_line(error)}", "a complete folder or cached name", _TODO) from error
     except Exception as error:  # a stranger's files in a stranger's code: whatever goes wrong, they are named
@@ -46,6 +45,16 @@ def load_part(load: Callable[..., Any], path: str, where: str, **options: Any) -
             "a model that transformers reads without remote code",
             "Check that the folder holds the right kind of model and whole files.",
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing: what a person must know, we say."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -63,7 +63,14 @@ class ModelConfig(Config):
             ConfigError: two parts do not fit each other.
             SetupError: pretrained weights are missing.
         """
-        vision, language = self.vision.build(), self.language.build()
+        return self.join(self.vision.build(), self.language.build(), action_dim, state_dim)
+
+    def join(self, vision: Encoder, language: LanguageModel, action_dim: int, state_dim: int) -> "Model":
+        """Build what joins a built encoder and a built language model, and the head.
+
+        Raises:
+            ConfigError: two parts do not fit each other.
+        """
         connect = self.connect.build(vision.width, vision.grid, language.width, len(language.layers))
         action = self.action.build(action_dim, state_dim, language.width)
         context = self.context.build(vision.width, vision.num_patches, language.width)
@@ -152,9 +159,8 @@ class Model(nn.Module):
         compile_each(self.vision.blocks, backend, varying=True)
         self.language.compile_layers(backend)
 
-    @torch.no_grad()
     def features(self, batch: Batch, cells: int = 4) -> Float[Tensor, "m d"]:
-        """Return one vector a document that keeps where things are: what probes read.
+        """Return one vector a document that keeps where things are: what probes and critics read.
 
         The vision patches of every picture in order, then what the trunk makes of the pictures' tokens, both averaged
         in at most `cells` x `cells` regions and laid side by side; last the mean of the trunk's hidden states over the

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from trivium.core.config import Config
 from trivium.core.errors import ConfigError
 from trivium.core.sample import Action, Sample, Text
-from trivium.data.stats import Stats
+from trivium.data.column import Stats
 from trivium.data.transform import Transform
 
 BINS = 100

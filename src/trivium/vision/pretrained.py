@@ -39,7 +39,7 @@ class PretrainedVisionConfig(Config):
             SetupError: the weights are not there or not complete.
             ConfigError: not a model we know, too many layers, or a size that the patch does not divide.
         """
-        family = self._family(self._read())
+        family = self._family(self.read())
         # The class names are strings so that a config can be read without importing every model's code.
         loader = getattr(transformers, family.model).from_pretrained
         options = {"key_mapping": {family.inside: ""}} if family.inside else {}
@@ -48,6 +48,20 @@ class PretrainedVisionConfig(Config):
         )
         missing = [name for name in report["missing_keys"] if not name.startswith(family.unused)]
         refuse_missing(missing, self.path, "vision.path")
+        return self._encoder(model, family)
+
+    def skeleton(self) -> Encoder:
+        """Build the encoder from the folder's config alone, its weights random: for who brings them from elsewhere.
+
+        Raises:
+            SetupError: the config is not there.
+            ConfigError: not a model we know, too many layers, or a size that the patch does not divide.
+        """
+        config = self.read()
+        family = self._family(config)
+        return self._encoder(getattr(transformers, family.model)(config), family)
+
+    def _encoder(self, model: Any, family: Family) -> Encoder:
         if family.take_apart is None:
             self._check(sum(model.config.depths))
             if self.drop_path:
@@ -67,7 +81,7 @@ class PretrainedVisionConfig(Config):
             SetupError: the config is not there.
             ConfigError: not a model we know, or a size that the patch does not divide.
         """
-        config = self._read()
+        config = self.read()
         if self._family(config).take_apart is None:
             self._check(sum(config.depths))
             side = PretrainedResnet.side(config, self.num_layers, self.image_size)
@@ -77,8 +91,13 @@ class PretrainedVisionConfig(Config):
         self._check_size(patch_size)
         return self.image_size // patch_size, self.image_size // patch_size
 
-    def _read(self) -> Any:
-        """Return the config of the vision part."""
+    def read(self) -> Any:
+        """Return the config of the vision part.
+
+        Raises:
+            SetupError: the config is not there.
+            ConfigError: not a model we know.
+        """
         config = load_part(transformers.AutoConfig.from_pretrained, self.path, "vision.path")
         self._family(config)
         return getattr(config, "vision_config", config)

@@ -15,10 +15,10 @@ from trivium.core.config import from_yaml, to_yaml
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Text
 from trivium.data.bucket import BucketConfig, held_out
+from trivium.data.sentinel import Sentinels
 from trivium.data.source import rows as rows_module
 from trivium.data.source.code import CodeConfig, DocumentRows, FileRows
 from trivium.data.source.repository import unpack
-from trivium.data.source.sentinel import Sentinels
 
 ROWS = [
     {"repo_name": f"r{r}", "path": f"{p}.py", "content": f"x = {p}\n" * 3, "language": ["Python", "Go"][p % 2]}

@@ -12,9 +12,9 @@ from PIL import Image as Pillow
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Sample, Text
+from trivium.data.blank import is_blank
 from trivium.data.source import conversation, records
 from trivium.data.source.conversation import ConversationConfig
-from trivium.data.source.source import is_blank
 
 
 def picture(path: Path, value: int) -> Path:

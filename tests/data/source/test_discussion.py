@@ -1,8 +1,8 @@
 import pytest
 
 from trivium.core.errors import DataError
+from trivium.data.sentinel import Sentinels
 from trivium.data.source.discussion import issue, pull_request
-from trivium.data.source.sentinel import Sentinels
 
 PLAIN = Sentinels({})
 

@@ -16,9 +16,9 @@ from recordings import BASE, LENGTHS, SIZE, TASKS, draw, seen, write_libero, wri
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, State, Text
+from trivium.data.blank import is_blank
 from trivium.data.source import hdf5, hdf5_read
 from trivium.data.source.hdf5 import Hdf5, Hdf5Config
-from trivium.data.source.source import is_blank
 
 STORAGE = {
     "plain": {},

@@ -9,9 +9,9 @@ from fuzz import survive
 
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Image, Text
+from trivium.data.blank import is_blank
 from trivium.data.source.interleaved import InterleavedConfig, key_frames
 from trivium.data.source.scene import Scenes, prepare
-from trivium.data.source.source import is_blank
 from trivium.data.source.video_write import encode_video
 
 SRT = """1

@@ -10,8 +10,8 @@ import pytest
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, State, Text
+from trivium.data.blank import is_blank
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
-from trivium.data.source.source import is_blank
 
 LENGTHS = (9, 14, 5)
 DATA = "data/chunk-000/file-000.parquet"

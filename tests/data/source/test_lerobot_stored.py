@@ -11,9 +11,9 @@ from lerobot_sets import SIZE, add_words, copy, edit_json, png, set_cell, set_co
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Text
+from trivium.data.blank import is_blank
 from trivium.data.source import table
 from trivium.data.source.lerobot import LeRobot, LeRobotConfig
-from trivium.data.source.source import is_blank
 
 PLACES = [(e, i) for e, length in enumerate((5, 7, 3)) for i in range(length)]
 FIRST, SECOND = (f"data/chunk-000/file-00{j}.parquet" for j in range(2))

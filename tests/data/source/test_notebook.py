@@ -3,9 +3,9 @@ import json
 import pytest
 
 from trivium.core.errors import DataError
+from trivium.data.sentinel import Sentinels
 from trivium.data.source import notebook as module
 from trivium.data.source.notebook import script, structured
-from trivium.data.source.sentinel import Sentinels
 
 PLAIN = Sentinels({})
 BOOK = {

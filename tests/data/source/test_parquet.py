@@ -9,9 +9,9 @@ from PIL import Image as Pillow
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Text
+from trivium.data.blank import is_blank
 from trivium.data.source import picture
 from trivium.data.source.parquet import CaptionColumns, ImageTextConfig, QuestionColumns
-from trivium.data.source.source import is_blank
 
 
 def encoded(value: int, size: tuple[int, int] = (8, 6), kind: str = "PNG", **options) -> bytes:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trivium.core.errors import ConfigError, DataError
+from trivium.data.sentinel import STARCODER2, Sentinels
 from trivium.data.source.fim import FILE_SHARE, fill, unfill
 from trivium.data.source.repository import CodeFile, Drawing, cut_lines, pieces, unpack
-from trivium.data.source.sentinel import STARCODER2, Sentinels
 
 PLAIN = Sentinels({})
 WORDS = [*STARCODER2.values(), "<", ">", "\\", "\n", "file_sep>", "<\\", "a", "é", "\U0001f600", "x = 1\n"]

@@ -13,8 +13,8 @@ from recordings import BASE, LENGTHS, SIZE, TASKS, encoded, example, frame_recor
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, State, Text
+from trivium.data.blank import is_blank
 from trivium.data.source.rlds import Rlds, RldsConfig
-from trivium.data.source.source import is_blank
 
 ACTION = ("action/move", "action/open")
 SHARD = "toy-train.tfrecord-00000-of-00002"

@@ -12,8 +12,8 @@ from PIL import Image as Pillow
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Text
+from trivium.data.blank import is_blank
 from trivium.data.source import picture, tar, webdataset
-from trivium.data.source.source import is_blank
 from trivium.data.source.webdataset import JsonMember, PlainMember, WebDatasetConfig, find_shards
 
 

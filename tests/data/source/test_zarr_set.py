@@ -18,7 +18,7 @@ from recordings import BASE, LENGTHS, SIZE, draw, seen, write_zarr
 
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, State, Text
-from trivium.data.source.source import is_blank
+from trivium.data.blank import is_blank
 from trivium.data.source.zarr_set import ZarrConfig, ZarrSet
 
 V2, V3 = numcodecs, zarr.codecs

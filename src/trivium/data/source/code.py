@@ -13,11 +13,11 @@ from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.rng import key
 from trivium.core.sample import Sample, Text
+from trivium.data.sentinel import Sentinels
 from trivium.data.source.discussion import issue, pull_request
 from trivium.data.source.notebook import script, structured
 from trivium.data.source.repository import CodeFile, Drawing, cut_lines, pieces
 from trivium.data.source.rows import read_rows, row_files
-from trivium.data.source.sentinel import Sentinels
 from trivium.data.source.source import Source, digest
 
 COLUMNS = {

@@ -20,10 +20,11 @@ from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Image, Role, Sample, Video
 from trivium.core.schema import suggest
+from trivium.data.blank import blank
 from trivium.data.source.moment import MomentReader, video_length
 from trivium.data.source.picture import Encoded, below, decode, outline, picture_below
 from trivium.data.source.records import Records, text_of, whole_text
-from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.source import Source, digest
 from trivium.data.source.turns import FILM, PLACE, TODO, check_turns, lay_turns
 from trivium.data.source.video import VideoError
 

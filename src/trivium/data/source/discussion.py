@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trivium.core.errors import DataError
-from trivium.data.source.sentinel import Sentinels
+from trivium.data.sentinel import Sentinels
 
 
 class Telling:

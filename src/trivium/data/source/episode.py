@@ -13,11 +13,12 @@ from trivium.core.config import Config
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Image, Sample, Segment, State, Text
 from trivium.data.align import chunk, history
+from trivium.data.blank import blank
 from trivium.data.embodiment import Kind, dimensions
 from trivium.data.motion import Motion
 from trivium.data.resample import resample
 from trivium.data.source.corrections import read_corrections, rearrange, write_corrections
-from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.source import Source, digest
 from trivium.data.trajectory import Trajectories as Trajectories
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trivium.data.source.sentinel import Sentinels
+from trivium.data.sentinel import Sentinels
 
 FILE_SHARE = 0.5
 """Of the files of a chosen repository, how many are rearranged (StarCoder2, section 5.1)."""

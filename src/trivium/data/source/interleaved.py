@@ -13,9 +13,10 @@ from trivium.core.config import Config
 from trivium.core.errors import ConfigError, DataError
 from trivium.core.rng import key
 from trivium.core.sample import Image, Sample, Segment, Text
+from trivium.data.blank import blank
 from trivium.data.source.moment import MomentReader
 from trivium.data.source.scene import Scenes, load, videos
-from trivium.data.source.source import Source, blank, digest
+from trivium.data.source.source import Source, digest
 from trivium.data.source.transcript import SUFFIXES, read_transcript, runs
 from trivium.data.source.video import VideoError
 

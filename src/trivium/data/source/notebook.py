@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from trivium.core.errors import DataError
-from trivium.data.source.sentinel import Sentinels
+from trivium.data.sentinel import Sentinels
 
 MAX_BYTES = 64 << 20
 """Largest notebook that is parsed: JSON takes some ten times its size in memory."""

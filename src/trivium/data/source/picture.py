@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from trivium.core.errors import DataError
-from trivium.data.source.source import blank
+from trivium.data.blank import blank
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded: 192 MB of RGB. The header is checked before any pixel is unpacked."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from trivium.core.errors import DataError
 from trivium.core.rng import numpy_rng
+from trivium.data.sentinel import Sentinels
 from trivium.data.source.fim import fill, overhead, unfill
-from trivium.data.source.sentinel import Sentinels
 
 MIN_ROOM = 64
 """Characters of code that must fit beside names and sentinels."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from trivium.core.sample import Sample
 from trivium.data.motion import Motion
@@ -72,16 +72,6 @@ class Source(ABC):
     def names(self, column: str) -> tuple[str, ...]:
         """Return the names of the dimensions of a numeric column."""
         raise AssertionError(f"source {self.name} has no numeric column {column}")
-
-
-def blank(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture that takes one byte of memory: every stride is zero."""
-    return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
-
-
-def is_blank(pixels: UInt8[np.ndarray, "..."]) -> bool:
-    """Tell whether a picture came from `blank`, so that steps on pixels may skip their work."""
-    return not any(pixels.strides)
 
 
 def digest(*parts: Any) -> str:
