@@ -261,8 +261,7 @@ class World(Supply):
         return twin.eval()
 
     def _observing(self) -> VlaLayout:
-        words = self.config.model.state == "words"
-        return VlaLayout(self.widths.vocab, self.widths.tokens_per_image, None, words)
+        return VlaLayout(self.widths.vocab, self.widths.tokens_per_image, None, self.model.state is None)
 
 
 def build_model(config: Run) -> Model:

@@ -111,7 +111,7 @@ def load_policy(folder: Path | str, device: str = "cpu") -> Policy:
     _check_statistics(folder, contract, stats)
     with isolated(0):
         model = _model(folder, config, contract, about)
-    layout = VlaLayout(model.language.vocab, model.connect.num_tokens, None)
+    layout = VlaLayout(model.language.vocab, model.connect.num_tokens, None, model.state is None)
     policy = VlaPolicy(model.to(place).eval(), build_chain(config.transforms, stats), layout, config.seed)
     return Policy(policy, contract)
 
