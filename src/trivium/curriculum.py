@@ -16,6 +16,7 @@ from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
+from trivium.picture_tokens import keep_tokenizer
 from trivium.run import Run, claim, open_run
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
@@ -146,6 +147,7 @@ def _stage(
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)
     stage.hand_over(work.objective)
+    keep_tokenizer(work.objective, folder, stage.name)
     if not (folder / f"health/{stage.name}.json").exists():
         with clock(f"health: {stage.name}"):
             check_health(world, stage.name)

@@ -198,15 +198,16 @@ def cross_entropy_sum(
     targets: Int[Tensor, " x"],
     start: int = 0,
     shares: Float[Tensor, " x"] | None = None,
+    stop: int | None = None,
 ) -> Float[Tensor, ""]:
     """Sum the cross entropy over words from id `start` on, in float32, in chunks that are computed again backwards.
 
-    `shares` are what the tokens count; 1 each, if not given.
+    `shares` are what the tokens count; 1 each, if not given. `stop` is the id before which the words end.
     """
 
     def part(rows: Tensor, aims: Tensor, shares: Tensor | None = None) -> Tensor:
         head = language.embedding if language.head is None else language.head
-        scores = language.logits(rows) if not start else F.linear(rows, head.weight[start:])
+        scores = language.logits(rows) if not start and stop is None else F.linear(rows, head.weight[start:stop])
         if shares is None:
             return F.cross_entropy(scores.float(), aims - start, reduction="sum")
         return F.cross_entropy(scores.float(), aims - start, reduction="none") @ shares
