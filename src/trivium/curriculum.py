@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import nn
 
 from trivium.assemble import Stagework, World
-from trivium.assess import check_health, draw_samples, measure_text, roll_out
+from trivium.assess import check_health, draw_samples, foresee, measure_text, roll_out
 from trivium.core.errors import CheckpointError
 from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
@@ -154,6 +154,9 @@ def _stage(
     if world.config.health.texts and not (folder / f"text/{stage.name}.json").exists():
         with clock(f"text: {stage.name}"):
             measure_text(world, stage.name)
+    if stage.objective.kind == "unified" and not (folder / f"unified/{stage.name}.json").exists():
+        with clock(f"foresee: {stage.name}"):
+            foresee(world, work)
 
 
 def _keep_plan(world: World, work: Stagework, learners: list[Learner]) -> None:

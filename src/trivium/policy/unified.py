@@ -82,7 +82,7 @@ class UnifiedObjective(Objective):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the weighted number of learned tokens."""
-        return {"tokens": sum(weight * int(chosen.sum()) for _, weight, chosen, _ in self._parts(batch))}
+        return {"tokens": sum(weight * int(chosen.sum()) for _, weight, chosen, _ in self.parts(batch))}
 
     def forward(self, batch: Batch) -> Losses:
         """Compute the losses of one micro-batch.
@@ -94,7 +94,7 @@ class UnifiedObjective(Objective):
         documents, positions = given(batch.documents, "documents"), given(batch.positions, "positions")
         hidden = self.language(self.language.embed(given(batch.tokens, "tokens")), documents, positions)
         losses = Losses()
-        for name, weight, chosen, ids in self._parts(batch):
+        for name, weight, chosen, ids in self.parts(batch):
             targets = given(batch.targets, "targets")[chosen]
             stop = None if name == "text" else ids.stop
             error = cross_entropy_sum(self.language, hidden[chosen], targets, ids.start, stop=stop)
@@ -137,7 +137,7 @@ class UnifiedObjective(Objective):
     def _code(self, ids: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
         return (ids >= self.codes.start) & (ids < self.codes.stop)
 
-    def _parts(self, batch: Batch) -> list[tuple[str, float, Bool[Tensor, "b t"], range]]:
+    def parts(self, batch: Batch) -> list[tuple[str, float, Bool[Tensor, "b t"], range]]:
         """Return name, weight and places of every loss, and the ids that its targets are scored against."""
         targets, vocab = given(batch.targets, "targets"), self.language.vocab
         acts = vocab.span("action")
