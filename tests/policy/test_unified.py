@@ -5,77 +5,39 @@ import math
 import numpy as np
 import pytest
 import torch
+from unified_parts import BINS, CODES, CONFIG, LANGUAGE, SAMPLES, SIDE, TOKENS, build, caption, film, robot
 
-from trivium.action.fast import FastTokenizer
 from trivium.core.batch import IGNORE, Batch, Kind
 from trivium.core.errors import ConfigError, DataError
-from trivium.core.sample import Action, Image, Sample, State, Text, Video
+from trivium.core.sample import Action, Sample, State, Text, Video
 from trivium.data.row import collate
-from trivium.language.model import TinyLanguageConfig
-from trivium.nn.fsq import FsqConfig
 from trivium.policy import objective as scoring
 from trivium.policy.unified import UnifiedConfig, UnifiedObjective
 from trivium.policy.unified_layout import Pictures, UnifiedLayout
-from trivium.policy.vla import Model, ModelConfig
+from trivium.policy.vla import Model
 from trivium.train.gradient import differentiate
 from trivium.train.stage import StageConfig
-from trivium.vision.tokenizer import ImageNetConfig, ImageTokenizer
-
-SIDE, BINS = 16, 32
-NETWORK = ImageNetConfig(quantizer=FsqConfig(levels=(4, 4, 4)), patch_size=8, width=16)
-CODES, TOKENS = 64, 4
-CONFIG = UnifiedConfig(tokenizer="tokens")
-
-
-@pytest.fixture(scope="session")
-def painter() -> ImageTokenizer:
-    torch.manual_seed(0)
-    return NETWORK.build(SIDE).eval()
+from trivium.vision.tokenizer import ImageTokenizer
 
 
 @pytest.fixture
-def model(config: ModelConfig) -> Model:
-    spans = {"image": CODES + 2, "state": BINS}
-    language = TinyLanguageConfig(width=32, num_layers=2, heads=2, num_extra_tokens=102, spans=spans)
-    torch.manual_seed(0)
-    return config.replace(language=language).build(2, 3)
+def parts() -> tuple[UnifiedObjective, UnifiedLayout]:
+    return build()
 
 
 @pytest.fixture
-def layout(model: Model, painter: ImageTokenizer, fast: FastTokenizer) -> UnifiedLayout:
-    return CONFIG.layout(model.language.vocab, Pictures(SIDE, painter.tokens_per_image, painter.vocab_size), fast)
+def unified(parts) -> UnifiedObjective:
+    return parts[0]
 
 
-def picture(seed: int, time_s: float = 0.0) -> Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    return Image(pixels=pixels, time_s=time_s)
+@pytest.fixture
+def layout(parts) -> UnifiedLayout:
+    return parts[1]
 
 
-def robot(seed: int, later: bool = True) -> Sample:
-    rng = np.random.default_rng(seed)
-    values = np.repeat(rng.uniform(-1, 1, (1, 2)), 4, 0).astype(np.float32)
-    segments = [
-        picture(seed),
-        Text(role="instruction", text="push"),
-        State(values=rng.uniform(-1, 1, 3).astype(np.float32), names=("a", "b", "c")),
-        Action(values=values, valid=np.ones(4, bool), names=("x", "y")),
-        *([picture(seed + 100, 0.5)] if later else []),
-    ]
-    return Sample(id=f"robot{seed}", segments=tuple(segments), source="test", license="CC0-1.0")
-
-
-def caption(seed: int, words: str = "a cup") -> Sample:
-    segments = (picture(seed), Text(role="caption", text=words))
-    return Sample(id=f"caption{seed}", segments=segments, source="test", license="CC0-1.0")
-
-
-def film() -> Sample:
-    told = [Text(text="<0.5 s>", time_s=0.5), picture(7, 0.5), Text(text="look", time_s=0.7)]
-    told += [Text(text="<1.5 s>", time_s=1.5), picture(8, 1.5), Text(text="it is open", time_s=2.0)]
-    return Sample(id="film", segments=tuple(told), source="test", license="CC0-1.0")
-
-
-SAMPLES = (robot(0), robot(1, later=False), caption(2), film())
+@pytest.fixture
+def painter(unified: UnifiedObjective) -> ImageTokenizer:
+    return unified.tokenizer
 
 
 def rows_of(layout: UnifiedLayout, *samples: Sample) -> list:
@@ -86,11 +48,6 @@ def rows_of(layout: UnifiedLayout, *samples: Sample) -> list:
 def batch(layout: UnifiedLayout) -> Batch:
     rows = rows_of(layout)
     return collate([rows[:2], rows[2:]], 64)
-
-
-@pytest.fixture
-def unified(model: Model, painter: ImageTokenizer) -> UnifiedObjective:
-    return CONFIG.build(model, painter)
 
 
 def test_a_row_is_what_the_table_says(layout: UnifiedLayout, unified: UnifiedObjective) -> None:
@@ -154,12 +111,12 @@ def test_ids_go_into_the_rows_and_targets(unified: UnifiedObjective, batch: Batc
     assert torch.equal(unified.fill(full).tokens, full.tokens), "what has its ids is taken as it is"
 
 
-def test_losses_are_the_closed_form(model: Model, unified: UnifiedObjective, batch: Batch, monkeypatch) -> None:
+def test_losses_are_the_closed_form(unified: UnifiedObjective, batch: Batch, monkeypatch) -> None:
     losses = unified(batch)
     assert unified.counts(batch) == pytest.approx(losses.counts())
-    full, vocab = unified.fill(batch), model.language.vocab
-    hidden = model.language(model.language.embed(full.tokens), full.documents, full.positions)
-    logits = model.language.logits(hidden.flatten(0, 1)).view(*full.tokens.shape, -1).double()
+    full, vocab = unified.fill(batch), unified.language.vocab
+    hidden = unified.language(unified.language.embed(full.tokens), full.documents, full.positions)
+    logits = unified.language.logits(hidden.flatten(0, 1)).view(*full.tokens.shape, -1).double()
     acts, codes = vocab.span("action"), unified.codes
     sums: dict[str, list[float]] = {name: [] for name in ("text", "image", "next_image", "action_token")}
     for i, j in (full.targets != IGNORE).nonzero().tolist():
@@ -182,9 +139,9 @@ def test_losses_are_the_closed_form(model: Model, unified: UnifiedObjective, bat
     assert unified(batch).total(losses.counts()).item() == pytest.approx(above / below, rel=1e-6)
 
 
-def test_half_a_weight_on_pictures_is_every_word_twice(model: Model, painter: ImageTokenizer, batch: Batch) -> None:
-    halved = UnifiedConfig(tokenizer="t", image_weight=0.5).build(model, painter)(batch)
-    whole = UnifiedConfig(tokenizer="t", image_weight=1.0).build(model, painter)(batch)
+def test_half_a_weight_on_pictures_is_every_word_twice(batch: Batch) -> None:
+    halved = build(UnifiedConfig(tokenizer="t", image_weight=0.5))[0](batch)
+    whole = build(UnifiedConfig(tokenizer="t", image_weight=1.0))[0](batch)
     sums = {name: (loss.sum.item(), loss.count) for name, loss in whole.items()}
     twice = {name: 1 if "image" in name else 2 for name in sums}
     above = sum(twice[name] * total for name, (total, _) in sums.items())
@@ -194,7 +151,7 @@ def test_half_a_weight_on_pictures_is_every_word_twice(model: Model, painter: Im
 
 
 def test_a_loss_without_weight_is_not_computed(model: Model, painter: ImageTokenizer, batch: Batch) -> None:
-    objective = UnifiedConfig(tokenizer="t", image_weight=0, action_token_weight=0).build(model, painter)
+    objective = build(UnifiedConfig(tokenizer="t", image_weight=0, action_token_weight=0))[0]
     assert set(objective(batch)) == {"text"}
     with pytest.raises(ConfigError, match="all weights 0"):
         UnifiedConfig(tokenizer="t", text_weight=0, image_weight=0, action_token_weight=0).build(model, painter)
@@ -216,12 +173,10 @@ def test_packing_and_micro_batches_change_nothing(layout: UnifiedLayout, unified
         assert all((parts[name] - gradient).abs().max() <= 1e-6 for name, gradient in gradients.items())
 
 
-def test_a_perturbed_picture_changes_its_own_document_alone(
-    layout: UnifiedLayout, unified: UnifiedObjective, model: Model
-) -> None:
+def test_a_perturbed_picture_changes_its_own_document_alone(layout: UnifiedLayout, unified: UnifiedObjective) -> None:
     def think(*samples: Sample) -> tuple[Batch, torch.Tensor]:
         full = unified.fill(collate([rows_of(layout, *samples)], 128))
-        return full, model.language(model.language.embed(full.tokens), full.documents, full.positions)
+        return full, unified.language(unified.language.embed(full.tokens), full.documents, full.positions)
 
     _, before = think(robot(0), caption(2), film())
     full, after = think(robot(0), caption(3), film())
@@ -266,15 +221,14 @@ def test_the_tokenizer_neither_learns_nor_moves(unified: UnifiedObjective, paint
     assert not painter.training
 
 
-def test_bad_settings_and_samples_are_refused(
-    config: ModelConfig, layout: UnifiedLayout, painter: ImageTokenizer, fast: FastTokenizer
-) -> None:
-    small = config.language.replace(spans={"image": CODES + 1}).vocab()
+def test_bad_settings_and_samples_are_refused(model: Model, layout: UnifiedLayout, painter: ImageTokenizer) -> None:
+    fast = layout.tokenizer
+    small = LANGUAGE.replace(spans={"image": CODES + 1}).vocab()
     with pytest.raises(ConfigError, match=r"language.spans.image: found 65 ids; expected at least 66"):
         CONFIG.layout(small, layout.pictures, fast)
     with pytest.raises(ConfigError, match=r"language.spans.image: found no such span"):
-        CONFIG.build(config.build(2, 3), painter)
-    bare = config.language.replace(spans={"image": CODES + 2}).vocab()
+        CONFIG.build(model, painter)
+    bare = LANGUAGE.replace(spans={"image": CODES + 2}).vocab()
     with pytest.raises(ConfigError, match=r"language.spans.state"):
         CONFIG.layout(bare, layout.pictures, fast).count(robot(0))
     with pytest.raises(DataError, match=r"robot0: found a picture of 16 x 16; expected 8 x 8"):
