@@ -50,7 +50,7 @@ def recipe() -> Run:
             tokenizer=FastConfig(vocab_size=128),
         ),
         stages=(tokens(), world()),
-        health=CheckConfig(num_samples=200),
+        health=CheckConfig(num_samples=100),
         rollout=None,
     )
 
@@ -59,7 +59,7 @@ def tokens() -> Stage:
     """Learn to paint pictures again from 49 ids each."""
     return Stage(
         name="tokens",
-        steps=400,
+        steps=300,
         learn=("tokenizer",),
         lr=1e-3,
         warmup_steps=20,
@@ -79,7 +79,7 @@ def world() -> Stage:
     """Learn everything by its next token, the frame `HORIZON` steps ahead too."""
     return Stage(
         name="world",
-        steps=400,
+        steps=900,
         learn=("language",),
         lr=2e-3,
         warmup_steps=20,
@@ -91,8 +91,8 @@ def world() -> Stage:
                 BucketConfig(name="captions", source=CAPTIONS, weight=0.05, max_epochs=20),
                 BucketConfig(name="corpus", source=CORPUS, weight=0.05, max_epochs=20),
             ),
-            row_length=512,
-            rows_per_batch=6,
+            row_length=480,
+            rows_per_batch=2,
             max_images_per_row=12,
             workers=0,
         ),
