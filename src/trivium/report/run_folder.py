@@ -11,6 +11,7 @@ quarantine.jsonl          a line a bad sample of a stage: stage, bucket, id, whe
 health/<stage>.json       `trivium.probe.health.HealthReport`; <stage>-<step> for checks inside a stage
 text/<stage>.json         `TextFile`: held-out text in bits a byte; "untrained" before the first stage,
                           <stage>-<step> inside one; absent where no text is measured
+unified/<stage>.json      `trivium.policy.foresight.Foresight`; unified/<stage>.png has a row a painted sample
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
 times.json                {section: seconds}, sections "prepare", "train: STAGE", "health: STAGE", ...
