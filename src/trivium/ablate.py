@@ -12,7 +12,7 @@ from trivium.assemble import World, build_objective
 from trivium.assess import readable
 from trivium.core.files import write_json
 from trivium.core.log import note
-from trivium.core.objective import Objective
+from trivium.core.objective import NEXT_TOKEN, Objective
 from trivium.core.rng import key, numpy_rng, seed_all
 from trivium.core.sample import Sample
 from trivium.data.bucket import select
@@ -23,8 +23,6 @@ from trivium.probe.curve import estimate, resample
 from trivium.run import Run
 from trivium.train.stage import undisturbed
 
-NEXT_TOKEN = ("text", "action_token")
-"""Losses that are cross entropies of a next token: given in bits."""
 Sums = dict[str, np.ndarray]
 """Sum and count of a loss by episode, "e 2", by the name of the loss."""
 

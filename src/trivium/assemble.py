@@ -38,8 +38,10 @@ from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab
 from trivium.nn.compiled import check_compiler
+from trivium.picture_tokens import check_unified, open_image_tokenizer, pictures_of
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
+from trivium.policy.unified import UnifiedConfig
 from trivium.policy.vla import Model
 from trivium.probe.features import Features
 from trivium.run import ObjectiveConfig, Run, Stage
@@ -81,6 +83,7 @@ class Supply:
         Raises:
             TriviumError: data or settings are missing or do not fit one another.
         """
+        check_unified(config)
         self.config = config
         self._sources: dict[str, Source] = {}
         robot = self.source(config.robot.source)
@@ -141,6 +144,8 @@ class Supply:
             return objective.layout(self.widths.vocab)
         if isinstance(objective, ActionPriorConfig):
             return objective.layout()
+        if isinstance(objective, UnifiedConfig):
+            return objective.layout(self.widths.vocab, pictures_of(objective, self.config), self.tokenizer)
         return objective.layout(
             self.widths.vocab, self.widths.tokens_per_image, self.tokenizer, self.config.model.state == "words"
         )
@@ -224,7 +229,7 @@ class World(Supply):
     def stage(self, index: int) -> Stagework:
         """Build the objective, the plan and the loader of one stage."""
         stage = self.config.stages[index]
-        objective = build_objective(stage.objective, self.model, self.config).to(self.device)
+        objective = build_objective(stage.objective, self.model, self.config, self.folder).to(self.device)
         plan = self.plan(stage)
         sources = {bucket.name: self.source(bucket.source) for bucket in plan.mixture.buckets}
         return Stagework(
@@ -271,8 +276,13 @@ def build_model(config: Run) -> Model:
     return model.to(getattr(torch, config.precision))
 
 
-def build_objective(objective: ObjectiveConfig, model: Model, config: Run) -> Objective:
-    """Build an objective on the parts of a model, its own heads in the run's precision."""
+def build_objective(objective: ObjectiveConfig, model: Model, config: Run, folder: Path | None = None) -> Objective:
+    """Build an objective on the parts of a model, its own heads in the run's precision.
+
+    Without a run folder (to explain, to count parameters) what earlier stages left there comes with fresh weights.
+    """
+    if isinstance(objective, UnifiedConfig):
+        return objective.build(model, open_image_tokenizer(objective, config, folder))
     return objective.build(model).to(getattr(torch, config.precision))
 
 
@@ -319,6 +329,13 @@ def _check_robot(config: Run, robot: LeRobot) -> None:
         if found != expected:
             said = config.robot.source.path if pad is None else "the pad step of transforms"
             raise ConfigError(f"robot.{name}", str(expected), f"{found}, as in {said}", f"Set robot.{name}={found}.")
+    if config.robot.source.future:
+        raise ConfigError(
+            "robot.source.future",
+            str(config.robot.source.future),
+            "0: probes and policies see the present alone",
+            "Give the future to the buckets of a unified stage, as source=ROBOT.replace(future=...).",
+        )
     if config.robot.source.horizon != config.model.action.horizon:
         raise ConfigError(
             "model.action.horizon",

@@ -1,5 +1,6 @@
 """What is measured around a stage: probes of frozen features, rollouts in the simulator, pictures of the data."""
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import Image as Pillow
 
-from trivium.assemble import World
+from trivium.assemble import Stagework, World
 from trivium.core.errors import ConfigError, DataError
-from trivium.core.files import publish_folder, write_json
+from trivium.core.files import publish_folder, write_atomic, write_json
 from trivium.core.log import console, note, warn
 from trivium.core.rng import isolated, key, numpy_rng
 from trivium.core.sample import Action, Image, Sample, State, Text
@@ -18,6 +19,9 @@ from trivium.data.bucket import select
 from trivium.data.source.source import Source
 from trivium.eval.rollout import evaluate
 from trivium.language.heldout import HeldOutConfig, score
+from trivium.policy.foresight import measure
+from trivium.policy.unified import UnifiedObjective
+from trivium.policy.unified_layout import UnifiedLayout
 from trivium.probe.check import Memory, health_check
 from trivium.probe.features import extract, raw_pixels
 from trivium.probe.tasks import Target, next_actions, number_tasks, object_position, task_identity
@@ -28,6 +32,8 @@ UNTRAINED = "untrained"
 """Label of the rollouts before the first stage: the same network with nothing learned here."""
 NUM_STRIPS = 6
 """Aligned (observation, action chunk) samples drawn for the report."""
+NUM_FORESEEN, NUM_PAINTED = 256, 6
+"""Held-out frames that a unified stage is scored on, and how many of them are painted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +142,46 @@ def draw_samples(world: World) -> None:
         write_json(partial / "samples.json", strips)
 
     publish_folder(folder, fill)
+
+
+def foresee(world: World, work: Stagework) -> None:
+    """Score and paint next frames of held-out episodes after a unified stage that learned from some.
+
+    Writes unified/<stage>.json and unified/<stage>.png: a row a sample, now, next, next as its ids paint it, foreseen.
+    """
+    objective, layout, name = work.objective, work.loader.layout, work.stage.name
+    if not isinstance(objective, UnifiedObjective) or not isinstance(layout, UnifiedLayout):
+        return
+    bucket = next((b for b in work.stage.mixture.buckets if getattr(b.source, "future", 0) and b.val_share), None)
+    if bucket is None:
+        return
+    start, source, sides = time.perf_counter(), world.source(bucket.source), []
+    for split in ("train", "val"):
+        found = select(source, split, bucket.val_share)
+        spread = np.unique(np.linspace(0, len(found) - 1, 2 * NUM_FORESEEN).astype(int))
+        chosen = [i for i in found[spread].tolist() if _foresees(source.peek(i))]
+        picked = np.linspace(0, len(chosen) - 1, min(len(chosen), NUM_FORESEEN)).astype(int)
+        sides.append(_readable(source, numpy_rng(0, "foresee", split).permutation(np.asarray(chosen)[picked])))
+    (training, _), (heldout, numbers) = sides
+    training, heldout = ([world.chain.forward(sample, None) for sample in side] for side in (training, heldout))
+    with undisturbed(objective, key(world.config.seed, "foresee", name)):
+        episodes = source.groups()[numbers]
+        report, painted = measure(name, objective, layout, training, heldout, episodes, NUM_PAINTED)
+    buffer = io.BytesIO()
+    Pillow.fromarray(painted).save(buffer, "PNG")
+    write_atomic(world.folder / f"unified/{name}.png", buffer.getvalue())
+    seconds = round(time.perf_counter() - start, 2)
+    write_json(world.folder / f"unified/{name}.json", report.model_dump(mode="json") | {"seconds": seconds})
+    note(
+        f"next frame: {report.bits.value:.2f} bits a token ({report.bits.low:.2f} to {report.bits.high:.2f}), "
+        f"unconditional {report.histogram_bits.value:.2f}, by place {report.place_bits.value:.2f}, "
+        f"copying {report.copy_bits.value:.2f}"
+    )
+
+
+def _foresees(sample: Sample) -> bool:
+    now_s = sample.of(Action)[0].time_s
+    return any(image.time_s > now_s for image in sample.of(Image))
 
 
 def _prepare(world: World) -> _Ground:

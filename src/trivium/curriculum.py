@@ -11,12 +11,13 @@ from torch import nn
 
 from trivium.ablate import joins, measure_ablation
 from trivium.assemble import Stagework, World
-from trivium.assess import UNTRAINED, check_health, draw_samples, measure_text, roll_out
+from trivium.assess import UNTRAINED, check_health, draw_samples, foresee, measure_text, roll_out
 from trivium.core.errors import CheckpointError
 from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
+from trivium.picture_tokens import keep_tokenizer
 from trivium.preflight import check_stages
 from trivium.protect import check_protected, watch
 from trivium.run import Run, Stage, claim, open_run
@@ -176,15 +177,23 @@ def _stage(
         note(f"Stopped and saved at {stage.name} step {state.step}. The same command goes on from here.")
         raise SystemExit(EXIT_RESUME)
     stage.hand_over(work.objective)
-    if not (folder / f"health/{stage.name}.json").exists():
-        with clock(f"health: {stage.name}"):
-            check_health(world, stage.name)
-    if world.config.health.texts and not (folder / f"text/{stage.name}.json").exists():
-        with clock(f"text: {stage.name}"):
-            measure_text(world, stage.name)
-    if joins(world.config, stage.name) and not (folder / f"ablation/{stage.name}.json").exists():
-        with clock(f"ablation: {stage.name}"):
-            measure_ablation(world, stage.name)
+    keep_tokenizer(work.objective, folder, stage.name)
+    _measure(world, work, clock)
+
+
+def _measure(world: World, work: Stagework, clock: "Clock") -> None:
+    """Measure what a stage has left that is not measured yet: an interruption may have come in between."""
+    stage, folder = work.stage, world.folder
+    asked = {
+        "health": (True, lambda: check_health(world, stage.name)),
+        "text": (bool(world.config.health.texts), lambda: measure_text(world, stage.name)),
+        "ablation": (joins(world.config, stage.name), lambda: measure_ablation(world, stage.name)),
+        "unified": (stage.objective.kind == "unified", lambda: foresee(world, work)),
+    }
+    for what, (wanted, measure) in asked.items():
+        if wanted and not (folder / f"{what}/{stage.name}.json").exists():
+            with clock(f"{what}: {stage.name}"):
+                measure()
     watch(world.config, folder, stage.name)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -16,14 +17,20 @@ from trivium.data.plan import Plan
 from trivium.data.row import Layout, Row, collate
 from trivium.language.continual import ContinualConfig
 from trivium.policy.objective import VlaConfig
+from trivium.policy.unified import UnifiedConfig
 from trivium.run import Stage
 from trivium.start import fresh_names
 from trivium.train.stage import select, undisturbed
 from trivium.vision.cache import FeatureCache
 from trivium.vision.supervised import SupervisedConfig
 
-WEIGHTS = ("text_weight", "action_token_weight", "flow_weight")
-"""Weights of `VlaConfig` whose losses need something of the data; each is compared with what the buckets hold."""
+WEIGHTS = {
+    VlaConfig: ("text_weight", "action_token_weight", "flow_weight"),
+    UnifiedConfig: ("text_weight", "image_weight", "action_token_weight"),
+}
+"""Weights whose losses need something of the data; each is compared with what the buckets hold."""
+NEEDS = {"text_weight": "learned words", "image_weight": "pictures"}
+"""What else than actions a weight needs."""
 
 
 def check_stages(world: World) -> None:
@@ -51,14 +58,17 @@ def _check(world: World, stage: Stage) -> None:
     _check_rows(world, stage)
     plan, layout = world.plan(stage), world.layout(stage.objective)
     rows = [row for bucket in plan.mixture.buckets for row in _cheapest(world, plan, layout, bucket.name)]
-    if isinstance(stage.objective, VlaConfig):
-        rows += [row for name in WEIGHTS for row in _taught(world, stage, plan, layout, rows, name)]
+    for name in WEIGHTS.get(type(stage.objective), ()):
+        rows += _taught(world, stage, plan, layout, rows, name)
     objective = build_objective(stage.objective, world.model, world.config).to(world.device)
     with _frozen(stage, objective):
         _check_fresh(world, stage, objective)
         _check_cache(world, stage)
         objective.eval()  # no dropout: what a batch may lack by chance is there
         batch = _batch(rows).to(world.device)
+        if isinstance(stage.objective, UnifiedConfig):
+            # Its image tokenizer may learn in a stage before: any code stands for a picture here, as the row has it.
+            batch = replace(batch, images=None, images_document=None)
         losses = objective(batch)
         _check_losses(stage, losses)
         losses.total(losses.counts()).backward()
@@ -81,7 +91,7 @@ def _frozen(stage: Stage, objective: Objective) -> Iterator[None]:
 
 def _check_rows(world: World, stage: Stage) -> None:
     longest, here = world.model.language.max_length, stage.mixture.row_length
-    if isinstance(stage.objective, VlaConfig | ContinualConfig) and here > longest:
+    if isinstance(stage.objective, VlaConfig | UnifiedConfig | ContinualConfig) and here > longest:
         raise ConfigError(
             f"stages.{stage.name}.mixture.row_length",
             str(here),
@@ -179,7 +189,7 @@ def _taught(world: World, stage: Stage, plan: Plan, layout: Layout, rows: list[R
     config = stage.objective
     if not getattr(config, name):
         return []
-    alone = config.replace(**{other: 0.0 for other in WEIGHTS if other != name})
+    alone = config.replace(**{other: 0.0 for other in WEIGHTS[type(config)] if other != name})
     objective = build_objective(alone, world.model, world.config)
     for row in chain(rows, _spread(world, plan, layout)):
         if sum(objective.counts(_batch([row])).values()):
@@ -187,7 +197,7 @@ def _taught(world: World, stage: Stage, plan: Plan, layout: Layout, rows: list[R
     raise ConfigError(
         f"stages.{stage.name}.objective.{name}",
         f"{getattr(config, name):g}, and no sample in its buckets that this loss is taken on",
-        f"0.0, or a bucket with {'learned words' if name == 'text_weight' else 'actions'}",
+        f"0.0, or a bucket with {NEEDS.get(name, 'actions')}",
         f"Set stages.{stage.name}.objective.{name}=0.0, or add such a bucket.",
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trivium.action.several import SeveralConfig
 from trivium.assess import UNTRAINED
 from trivium.core.errors import ConfigError
 from trivium.core.files import write_atomic
@@ -54,7 +55,9 @@ def check_protected(config: Run) -> None:
     known = [f"text.{text.name}" for text in config.health.texts]
     known += [f"probe.{name}" for name in PROBES if name != "object" or config.health.target]
     if config.health.ablate and any(isinstance(stage.objective, VlaConfig) for stage in config.stages):
-        known += ["loss.text", "loss.action_token", f"loss.{config.model.action.kind.removesuffix('_unet')}"]
+        action = config.model.action
+        heads = action.heads if isinstance(action, SeveralConfig) else (action,)
+        known += ["loss.text", "loss.action_token", *(f"loss.{head.kind.removesuffix('_unet')}" for head in heads)]
     for number, guard in enumerate(config.health.protect):
         if guard.watch not in known:
             raise ConfigError(

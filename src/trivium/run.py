@@ -22,6 +22,7 @@ from trivium.language.heldout import HeldOutConfig
 from trivium.language.lora import LoraConfig, adapt, merge, take_out
 from trivium.language.model import LanguageModel
 from trivium.policy.objective import VlaConfig
+from trivium.policy.unified import UnifiedConfig
 from trivium.policy.vla import ModelConfig
 from trivium.probe.check import HealthConfig
 from trivium.synth.ground import GroundConfig
@@ -32,7 +33,13 @@ from trivium.vision.objective import VisionObjectiveConfig
 from trivium.vision.supervised import SupervisedConfig
 
 ObjectiveConfig = Annotated[
-    VisionObjectiveConfig | SupervisedConfig | ImageTokensConfig | ContinualConfig | ActionPriorConfig | VlaConfig,
+    VisionObjectiveConfig
+    | SupervisedConfig
+    | ImageTokensConfig
+    | ContinualConfig
+    | ActionPriorConfig
+    | VlaConfig
+    | UnifiedConfig,
     Field(discriminator="kind"),
 ]
 
@@ -46,7 +53,7 @@ class Stage(StageConfig):
 
     objective: ObjectiveConfig
     """What is learned: vision (contrastive + MAE), supervised (classes of pictures), image_tokens (pictures as
-    tokens), continual (next token), prior (actions alone), vla (alignment)."""
+    tokens), continual (next token), prior (actions alone), vla (alignment), unified (pictures as words too)."""
     mixture: MixtureConfig
     """What it is learned from, in shares of tokens."""
     lora: LoraConfig | None = None

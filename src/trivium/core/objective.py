@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from trivium.core.batch import Batch
 
+NEXT_TOKEN = ("text", "image", "next_image", "action_token")
+"""Losses that are cross entropies of a next token: summed in nats, reported in bits."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loss:

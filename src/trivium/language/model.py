@@ -265,6 +265,32 @@ class LanguageModel(nn.Module):
         self._takes_chunks = False
         compile_each(self.layers, backend)
 
+    def extend(
+        self,
+        embeddings: Float[Tensor, "b q d"],
+        documents: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t"],
+        cache: transformers.Cache,
+    ) -> Float[Tensor, "b q d"]:
+        """Run the layers over the last q tokens of rows whose earlier keys and values `cache` holds; it grows by them.
+
+        `documents` and `positions` are those of all t tokens. The masks are those of `forward`, row by row, so that
+        hidden vectors are the same as without a cache.
+
+        Raises:
+            ConfigError: the rows are longer than the model's window.
+        """
+        if documents.shape[1] > self.max_length:
+            found, todo = str(documents.shape[1]), "Ask for less, or choose another language model."
+            raise ConfigError("tokens to generate", found, f"rows of at most {self.max_length}", todo)
+        new = slice(-embeddings.shape[1], None)
+        masks = self._masks(documents, positions, embeddings.dtype)
+        last = {kind: mask[:, :, new] for kind, mask in masks.items()} if isinstance(masks, dict) else masks[:, :, new]
+        (trunk,) = self._trunk
+        more = {"past_key_values": cache, "use_cache": True}
+        output = trunk(inputs_embeds=embeddings, attention_mask=last, position_ids=positions[:, new], **more)
+        return output.last_hidden_state
+
     @torch.no_grad()
     def _verify(self, tokens: Int[Tensor, "b t"], expected: Float[Tensor, "b t v"]) -> None:
         """Refuse a model whose logits we miss, or that leaks: two documents packed here stood alone there.

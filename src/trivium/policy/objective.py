@@ -225,9 +225,10 @@ def cross_entropy_sum(
     targets: Int[Tensor, " x"],
     start: int = 0,
     shares: Float[Tensor, " x"] | None = None,
+    stop: int | None = None,
 ) -> Float[Tensor, ""]:
     """Sum the cross entropy alone; see `score_tokens`."""
-    return score_tokens(language, hidden, targets, start, shares, squared=False)[0]
+    return score_tokens(language, hidden, targets, start, shares, squared=False, stop=stop)[0]
 
 
 def score_tokens(
@@ -237,15 +238,18 @@ def score_tokens(
     start: int,
     shares: Float[Tensor, " x"] | None,
     squared: bool,
+    stop: int | None = None,
 ) -> Float[Tensor, "2"]:
     """Sum the cross entropy over words from id `start` on, and the squared log-sum-exp (0 unless `squared`).
 
     In float32, in chunks that are computed again backwards. `shares` are what the tokens count; 1 each, if None.
+    `stop` is the id before which the words end.
     """
 
     def part(rows: Tensor, aims: Tensor, shares: Tensor | None = None) -> Tensor:
         head = language.embedding if language.head is None else language.head
-        scores = (language.logits(rows) if not start else F.linear(rows, head.weight[start:])).float()
+        every = not start and stop is None
+        scores = (language.logits(rows) if every else F.linear(rows, head.weight[start:stop])).float()
         total = scores.logsumexp(1).square() if squared else scores.new_zeros(len(rows))
         if shares is None:
             return torch.stack([F.cross_entropy(scores, aims - start, reduction="sum"), total.sum()])

@@ -117,6 +117,7 @@ class VlaLayout:
 
     def _robot(self, sample: Sample) -> list[Span]:
         """Return the spans of an observation, with or without what to do."""
+        _check_present(sample)
         texts: list[Text] = sample.of(Text)
         chat, state = self.vocab.chat, _single(sample, State)
         spans = [Span(Kind.TEXT, list(chat.opening))] if chat else []
@@ -218,6 +219,19 @@ def _of_robot(sample: Sample) -> bool:
     """Tell whether a robot felt, did or saw this; what teaches no word is what a policy looks at, state or none."""
     words = any(text.role in LEARNED for text in sample.of(Text))
     return bool(sample.embodiment or sample.of(State) or sample.of(Action) or not words)
+
+
+def _check_present(sample: Sample) -> None:
+    """Refuse pictures of the future: a policy that learned from them would wait for them on the robot."""
+    now_s = max((segment.time_s for segment in (*sample.of(State), *sample.of(Action))), default=float("inf"))
+    for image in sample.of(Image):
+        if image.time_s > now_s:
+            raise DataError(
+                f"sample {sample.id}",
+                f"a picture of view {image.view!r} at {image.time_s:g} s, and what is felt and done at {now_s:g} s",
+                "pictures up to the present",
+                "Set future=0 in the source; only a unified stage learns what comes next.",
+            )
 
 
 def _count(spans: list[Span]) -> dict[str, int]:

@@ -13,17 +13,17 @@ from markupsafe import Markup
 
 from trivium import __version__
 from trivium.core.files import write_atomic
+from trivium.core.objective import NEXT_TOKEN
 from trivium.probe.health import HealthReport
 from trivium.report import plots
 from trivium.report.metrics import StageMetrics
+from trivium.report.painted import painted_section
 from trivium.report.run_folder import UNTRAINED, BadSample, RunFolder, StageEntry, read_run
 from trivium.report.stability import stability_section
 from trivium.report.text import text_section
 
 CLIP_BUDGET = 4_500_000
 """Bytes of clips that go into the page; base64 makes them a third larger. The page stays under 8 MB."""
-NEXT_TOKEN = ("text", "action_token")
-"""Losses that are cross entropies of a next token, logged in nats."""
 MEDIA = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4", ".webm": "video/webm"}
 
 
@@ -55,16 +55,18 @@ def write_report(run: Path) -> Path:
 def _content(folder: RunFolder) -> dict[str, Any]:
     clips, left_out = pick_clips(folder)
     strips, lost = _strips(folder)
+    painted, unread = painted_section(folder)
     dropped, stability = _dropped(folder), _stability(folder)
     return {
         "run": folder,
         "version": __version__,
         "tiles": _tiles(folder),
-        "problems": (*folder.problems, *stability["problems"], *left_out, *lost),
+        "problems": (*folder.problems, *stability["problems"], *left_out, *lost, *unread),
         "stages": _stages(folder),
         "probes": _probes(folder),
         "texts": _texts(folder),
         "stability": stability,
+        "painted": painted,
         "evals": folder.evals,
         "tasks": list(dict.fromkeys(task.task for result in folder.evals.values() for task in result.tasks)),
         "success": _figure(plots.success(folder.evals), "Closed-loop success by task") if folder.evals else "",

@@ -13,6 +13,7 @@ text/<stage>.json         `TextFile`: held-out text in bits a byte; "untrained" 
                           <stage>-<step> inside one; absent where no text is measured
 ablation/<stage>.json     `report.stability.AblationFile`: held-out losses without each sense; stages that join alone
 alarms.jsonl              a line an alarm of the guard against negative transfer; absent without any
+unified/<stage>.json      `trivium.policy.foresight.Foresight`; unified/<stage>.png has a row a painted sample
 eval/<label>.json         `EvalFile`: success by task with Wilson intervals, clips; "untrained" is the control
 samples/samples.json      list of `Strip`: a picture, the instruction, the state and the action chunk after it
 times.json                {section: seconds}, sections "prepare", "train: STAGE", "health: STAGE", ...

@@ -33,6 +33,10 @@ class EpisodeConfig(Config):
     """Steps in an action chunk, 8 to 50 as a rule: longer commits the robot for longer without looking."""
     history: int = Field(default=1, ge=1)
     """Frames of each camera up to the present one; 1 is the present alone. Cost grows in proportion."""
+    future: int = Field(default=0, ge=0)
+    """Frames ahead of the picture that ends a sample, one a view, behind its actions: what a unified stage learns to
+    foresee, 1 to `horizon`. The last so many frames of an episode have none. 0 shows nothing of the future, which is
+    all that a policy takes: its layout refuses the rest."""
     rate_hz: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second to bring the set to, before anything else sees it; null keeps the recorded rate. Pictures are the
     latest recorded ones; more than 10 times the recorded rate is refused."""
@@ -164,14 +168,14 @@ class EpisodeSource(Source):
         return self.found.tasks[int(self.found.task[i])]
 
     def alike(self) -> Int32[np.ndarray, " n"]:
-        """Label frames by the sentence that their sample shows; pictures and chunks have one shape in the whole set."""
+        """Label frames by the sentence and the later pictures of their sample; shapes are one in the whole set."""
         if not len(self._alike):
-            sentences: dict[str, int] = {}
+            seen: dict[tuple[str, int], int] = {}
             labels = np.zeros(len(self), np.int32)
             for i in range(len(self)):
                 number, frame = self.where(i)
                 words = self.instruction(i, f"{self.name}/{number}/{frame}")
-                labels[i] = sentences.setdefault(words, len(sentences))
+                labels[i] = seen.setdefault((words, len(self._later(i))), len(seen))
             self._alike = labels
         return self._alike
 
@@ -209,11 +213,14 @@ class EpisodeSource(Source):
         number, frame = self.where(i)
         sample_id, time_s = f"{self.name}/{number}/{frame}", frame / self.fps
         values, valid = self.chunks(np.asarray([i]))
-        segments: list[Segment] = [*self._images(i, decode)]
+        e = int(self._episode_of[i])
+        frames, _ = history(np.asarray([i]), self.found.begin[e : e + 1], self.config.history)
+        segments: list[Segment] = [*self._images(frames[0], decode)]
         segments.append(Text(text=self.instruction(i, sample_id), role="instruction", time_s=time_s))
         segments += self.remarks(i, time_s)
         segments.append(State(values=self.found.state[i], names=self.found.state_names, time_s=time_s))
         segments.append(Action(values=values[0], valid=valid[0], names=self.found.action_names, time_s=time_s))
+        segments += self._images(self._later(i), decode)
         return Sample(
             id=sample_id,
             segments=tuple(segments),
@@ -223,12 +230,21 @@ class EpisodeSource(Source):
             truth={name: values[i] for name, values in self.found.truth.items()},
         )
 
-    def _images(self, i: int, decode: bool) -> list[Image]:
-        e = int(self._episode_of[i])
-        begin = int(self.found.begin[e])
-        frames, _ = history(np.asarray([i]), np.asarray([begin]), self.config.history)
-        place = self.place(i)
-        shown = [int(self.found.shown[f]) if len(self.found.shown) else int(f) - begin for f in frames[0]]
+    def _later(self, i: int) -> Sequence[int]:
+        """Return the frame that the sample of frame `i` is to foresee; none where the episode ends before it.
+
+        It is not repeated there as actions are: a picture in which nothing moves would be taught as what they do.
+        """
+        later = i + self.config.future
+        return [later] if i < later < int(self.found.end[self._episode_of[i]]) else []
+
+    def _images(self, frames: Sequence[int] | Int[np.ndarray, " f"], decode: bool) -> list[Image]:
+        """Return the pictures of some frames of one episode, view by view."""
+        if not len(frames):
+            return []
+        i = int(frames[0])
+        place, begin = self.place(i), int(self.found.begin[self._episode_of[i]])
+        shown = [int(self.found.shown[f]) if len(self.found.shown) else int(f) - begin for f in frames]
         return [
             Image(
                 pixels=self.picture(view, place, stored) if decode else blank(*self.cameras[view]),
@@ -236,7 +252,7 @@ class EpisodeSource(Source):
                 time_s=(int(frame) - begin) / self.fps,
             )
             for view in self.config.views
-            for frame, stored in zip(frames[0], shown, strict=True)
+            for frame, stored in zip(frames, shown, strict=True)
         ]
 
     def _check_finite(self, column: str, values: Float32[np.ndarray, "n d"]) -> None:
