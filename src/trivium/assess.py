@@ -161,7 +161,7 @@ def foresee(world: World, work: Stagework) -> None:
         spread = np.unique(np.linspace(0, len(found) - 1, 2 * NUM_FORESEEN).astype(int))
         chosen = [i for i in found[spread].tolist() if _foresees(source.peek(i))]
         picked = np.linspace(0, len(chosen) - 1, min(len(chosen), NUM_FORESEEN)).astype(int)
-        sides.append(_readable(source, numpy_rng(0, "foresee", split).permutation(np.asarray(chosen)[picked])))
+        sides.append(readable(source, numpy_rng(0, "foresee", split).permutation(np.asarray(chosen)[picked])))
     (training, _), (heldout, numbers) = sides
     training, heldout = ([world.chain.forward(sample, None) for sample in side] for side in (training, heldout))
     with undisturbed(objective, key(world.config.seed, "foresee", name)):

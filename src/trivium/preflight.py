@@ -137,7 +137,8 @@ def _check_cache(world: World, stage: Stage) -> None:
 def _check_losses(stage: Stage, losses: Losses) -> None:
     """Refuse a loss that costs a forward pass and teaches nobody."""
     for name, loss in losses.items():
-        if loss.weight * loss.scale and not loss.sum.requires_grad:
+        # A codebook commits in training alone; only weights that a recipe gives are asked for here.
+        if type(stage.objective) in WEIGHTS and loss.weight * loss.scale and not loss.sum.requires_grad:
             raise ConfigError(
                 f"stages.{stage.name}.learn",
                 f"{', '.join(stage.learn)}, to which no gradient of the loss {name!r} comes",

@@ -108,7 +108,8 @@ class Model(nn.Module):
         """Join built parts."""
         super().__init__()
         self.vision, self.connect, self.language, self.action = vision, connect, language, action
-        self.context, self.attention = context, attention
+        self.context = context
+        self.attention: Rule = attention
         self.state = None if state_in_words else project_state(action.state_dim, language.width)
 
     def forward(self, batch: Batch, visible: Visible | None = None) -> Thought:
