@@ -83,7 +83,7 @@ def train(how: str, backend: str, connect: str) -> tuple[list[int], list[float]]
     elif how == "whole":
         model.language._takes_chunks = False
         for part in (model.vision, model.language):
-            part.forward = torch.compile(part.forward, backend=backend)
+            part.compile(backend=backend)
     optimizer, _ = StageConfig(name="bench", steps=len(COUNTS), learn=("*",), lr=1e-3).build(learner)
     layout = VlaLayout(model.language.vocab, model.connect.num_tokens, None)
     graphs, seconds = [], []
