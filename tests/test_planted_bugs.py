@@ -15,8 +15,10 @@ nan_rejected vocab_collision fast_roundtrip fast_unseen_value fast_truncated fas
 fast_hf_reader cvae_kl cvae_active_units cvae_z0 ddpm_schedule ddpm_add_noise ddim_step ddpm_toy flow_gauss
 flow_time_law flow_bimodal flow_pad_dims adamw_formula lr_closed_form groups_partition clip_norm freeze_no_drift
 unfreeze_fresh_state loss_rank_invariance loss_weight_closed_form square_reweight packed_equals_separate
+pixel_shuffle_parity perceiver_perm perceiver_mask perceiver_vs_idefics2 gated_xattn_identity compile_eager_parity
+no_recompile
 """
-"""The parity tests of one modality by itself; each needs a bug that it sees."""
+"""The parity tests of the modalities and of the connectors; each needs a bug that it sees."""
 
 SOUND = "def double(x):\n    return 2 * x\n"
 TEST = """

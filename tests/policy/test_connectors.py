@@ -193,3 +193,13 @@ def test_open_gates_leave_text_as_it_is(config, fast, make) -> None:
     assert not torch.equal(model(batch).hidden[batch.documents == 1], plain[batch.documents == 1])
     blank = pack(lay_out(model, fast, make("doc", ("document", "hello"), images=0, state=False, action=False)))
     assert model(blank).hidden.isfinite().all()
+
+
+def test_bfloat16_weights(config, kind, fast, make) -> None:
+    model = build(config, kind).bfloat16()
+    objective = VlaConfig().build(model)
+    batch = pack(lay_out(model, fast, *samples(make)))
+    losses = objective(batch)
+    assert all(loss.sum.dtype == torch.float32 and loss.sum.isfinite() for loss in losses.values())
+    losses.total(losses.counts()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.connect.parameters())
