@@ -93,7 +93,7 @@ def _build_part(part: str, model: Model, config: Run) -> nn.Module:
     if part == "language":
         return parts.language.build()
     if part == "connect":
-        return parts.connect.build(vision.width, vision.grid, width, len(model.language.layers))
+        return parts.connect.fresh(vision.width, vision.grid, width, len(model.language.layers))
     if part == "action":
         return parts.action.build(config.robot.action_dim, config.robot.state_dim, width)
     if part == "context":

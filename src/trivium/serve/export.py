@@ -90,7 +90,8 @@ def _fill(folder: Path, parts: Handover) -> None:
     names = write_language(model.language, settings.model.language, folder / LANGUAGE)
     held = {f"language.{name}" for name in names}
     vision, facts = settings.model.vision, parts.facts
-    changes: dict[str, Any] = {}
+    # What they began with is in the weights below.
+    changes: dict[str, Any] = {"connect": settings.model.connect.replace(path=None)}
     if isinstance(vision, PretrainedVisionConfig):
         facts = facts.add_vision(write_vision(model.vision, vision, folder / VISION))
         changes["vision"] = vision.replace(path=VISION)
