@@ -20,9 +20,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (place / "words.jsonl").write_text("\n".join(map(json.dumps, lines)))
     run = small_run.small_run(small_run.write_set(place / "set", 2))
     words = BucketConfig(name="words", source=TextConfig(path=str(place / "words.jsonl")), weight=1.0, max_epochs=1)
+    (place / "alike.jsonl").write_text('{"text": "one", "license": "mit"}\n')
+    alike = words.replace(name="alike", source=TextConfig(path=str(place / "alike.jsonl")))
     gone = words.replace(name="gone", source=TextConfig(path=str(place / "gone.jsonl")))
     last = run.stages[1]
-    mixture = last.mixture.replace(buckets=(*last.mixture.buckets, words, gone))
+    mixture = last.mixture.replace(buckets=(*last.mixture.buckets, words, alike, gone))
     return run.replace(stages=(run.stages[0], last.replace(mixture=mixture)))
 
 
@@ -38,16 +40,17 @@ def test_every_source_of_every_stage_is_there_with_its_share(config: Run) -> Non
     prior, vla = found["stages"]
     assert (prior["stage"], [row["bucket"] for row in prior["sources"]]) == ("prior", ["motion"])
     assert prior["sources"][0]["share"] is None, "a stage that was not planned"
-    robot, words, gone = vla["sources"]
+    robot, words, alike, gone = vla["sources"]
     assert robot == {
         **{"bucket": "robot", "source": "set", "license": "MIT", "sample_licenses": {}, "looked_at": 24},
         **{"problem": "", "tokens": 30, "share": 0.75},
     }
     assert words["license"] == "unknown"
     assert words["sample_licenses"] == {"cc-by-4.0": 30, "mit": 10}
+    assert (alike["license"], alike["sample_licenses"]) == ("mit", {})
     assert gone["license"] == "unknown"
     assert gone["problem"] == "DataError: could not be opened when this was written"
-    assert len(opened) == 4, "equal sources are opened once"
+    assert len(opened) == 5, "equal sources are opened once"
     assert common(found) == "other"
     only = {"weights": [], "stages": [prior]}
     assert common(only) == "mit"

@@ -77,8 +77,8 @@ def _terms(config: SourceConfig, open_source: Callable[[SourceConfig], Source]) 
         return {"source": name, "license": UNKNOWN, "sample_licenses": {}, "looked_at": 0, "problem": why}
     stated = source.license or UNKNOWN
     mixed = dict(counted.most_common()) if set(counted) != {stated} else {}
-    # A default of "unknown" says nothing where every sample looked at states its own.
-    stated = next(iter(mixed)) if stated == UNKNOWN and len(mixed) == 1 else stated
+    if stated == UNKNOWN and len(mixed) == 1:  # the set says nothing, and all its samples the same
+        stated, mixed = next(iter(mixed)), {}
     return {"source": name, "license": stated, "sample_licenses": mixed, "looked_at": len(look), "problem": ""}
 
 

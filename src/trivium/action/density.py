@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -140,7 +141,8 @@ def slope_of(
     size = x[0].numel()
     pulls = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *x.shape[1:]).expand(size, *x.shape)
     with sdpa_kernel(SDPBackend.MATH):  # torch's fused kernels have no rule for many pulls at once
-        speed, pull = torch.func.vjp(lambda at: velocity(at, time), x)
+        pulled: Any = torch.func.vjp(lambda at: velocity(at, time), x)
+        speed, pull = pulled
         (rows,) = torch.func.vmap(pull)(pulls)
     return speed, rows.flatten(2).transpose(0, 1)
 
