@@ -34,7 +34,7 @@ from trivium.run import Run
 from trivium.start import take_over
 
 SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
-STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 48, 32, 8, 8
+STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 40, 24, 6, 6
 """Steps through the small model, with the big one, between measurements; and batches of a measurement."""
 
 

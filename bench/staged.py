@@ -54,9 +54,9 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 
 SEEDS, CHOICE = (0, 1, 2), 100
 """Seeds that are reported, and the one that rates were chosen on."""
-READ, CONNECT, ENCODE, JOINT = 60, 12, 24, 48
+READ, CONNECT, ENCODE, JOINT = 40, 12, 24, 48
 """Steps of the manual, and of the three stages; the mixed arm gets as many tokens as those three."""
-ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 12
+ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 10
 """Tokens in a row, rows a step, commands in a chunk, and batches that a held-out loss is taken on."""
 WORDS = VlaConfig(action_token_weight=0.0, flow_weight=0.0)
 ALL = VlaConfig(action_token_weight=0.5, flow_weight=5.0)
@@ -76,7 +76,10 @@ RATES: dict[str, tuple[float, dict[str, float]]] = {
 }
 MIXED_RATE = "quickstart"
 """What `--choose` found."""
-SHARES = {"words": {"robot": 0.7, "captions": 0.15, "questions": 0.15}, "joint": {"robot": 0.9, "questions": 0.1}}
+SHARES = {
+    "words": {"robot": 0.7, "captions": 0.15, "questions": 0.15},
+    "joint": {"robot": 0.8, "captions": 0.1, "questions": 0.1},
+}
 
 
 def buckets(folder: Path, shares: dict[str, float], split: str = "train") -> tuple[BucketConfig, ...]:
@@ -133,10 +136,7 @@ def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE) -> Run:
     else:
         total = CONNECT + ENCODE + JOINT
         early = (CONNECT + ENCODE) / total
-        shares = {
-            name: early * SHARES["words"][name] + (1 - early) * SHARES["joint"].get(name, 0.0)
-            for name in SHARES["words"]
-        }
+        shares = {name: early * SHARES["words"][name] + (1 - early) * SHARES["joint"][name] for name in SHARES["words"]}
         one = stage(folder, "mixed", total, EVERYTHING, RATES[rate])
         stages = (one.replace(mixture=mixture(folder, shares)),)
     return Run(
@@ -251,7 +251,10 @@ def main(folder: Path, seeds: tuple[int, ...], choose: bool) -> None:
             arm(folder, base, CHOICE, "mixed", rate)
         arm(folder, base, CHOICE, "staged")
         return
-    rows = {name: [arm(folder, base, seed, name) for seed in seeds] for name in ("staged", "mixed")}
+    rows: dict[str, list[dict[str, float]]] = {"staged": [], "mixed": []}
+    for seed in seeds:
+        for name, found in rows.items():
+            found.append(arm(folder, base, seed, name))
     table = Table("held out", "staged", "mixed", "staged - mixed, 95 %", title=f"{len(seeds)} seeds, equal tokens")
     line: dict[str, Any] = {}
     for metric in rows["staged"][0]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
+from torch.compiler import set_stance
 
 from trivium.assemble import World, build_objective
 from trivium.core.batch import Batch
@@ -38,7 +39,8 @@ def check_stages(world: World) -> None:
     """
     for stage in world.config.stages:
         try:
-            with undisturbed(world.model, key(world.config.seed, "preflight", stage.name)):
+            # Compiled blocks would be compiled once more for these few samples.
+            with undisturbed(world.model, key(world.config.seed, "preflight", stage.name)), set_stance("force_eager"):
                 _check(world, stage)
         except ConfigError as error:
             if not error.where.startswith(("mixture", "objective")):

@@ -32,10 +32,14 @@ def take_over(model: Model, start: Mapping[str, str]) -> dict[str, dict[str, Any
     found: dict[str, dict[str, Any]] = {}
     taken: list[tuple[nn.Module, dict[str, Tensor]]] = []
     for part, folder in start.items():
+        module = getattr(model, part, None)
+        if not isinstance(module, nn.Module):
+            todo = f"Leave start.{part} out."
+            raise ConfigError(f"start.{part}", folder, f"a part of this model, which has no {part}", todo)
         file, about = _locate(Path(folder), f"start.{part}")
         weights = _below(read_weights(file.parent), part)
-        _check(part, weights, model.get_submodule(part).state_dict(), file)
-        taken.append((model.get_submodule(part), weights))
+        _check(part, weights, module.state_dict(), file)
+        taken.append((module, weights))
         found[part] = {"folder": folder, "file": str(file), "sha256": file_sha256(file), **about}
     for module, weights in taken:
         module.load_state_dict(weights)
