@@ -1,13 +1,14 @@
 """Does a staged curriculum beat mixing everything end to end from the start, at equal tokens?
 
-Command     python bench/staged.py DATA [SEED ...] [--choose]     (default seeds 0 1 2)
+Command     python bench/staged.py DATA [SEED ...] [--arms staged,mixed,late] [--choose]     (default seeds 0 1 2)
 Data        a folder of `trivium demo-data` with view "top" at 112 px: robot/ captions/ spatial_qa/ (and build/weights)
 Model       two layers of DINOv2-S, pixel shuffle, two layers of SmolLM2-135M, a flow head; bfloat16, one thread.
             A model cut to two layers knows no language: they first learn the robot's manual, once for all arms
 Arms        staged: connector, then encoder and connector through the frozen language model, then everything.
             mixed: everything learns from the first step, on the same buckets in the shares that the stages add up
             to, for as many tokens. The rates of the staged arm are the quickstart's; the mixed arm may choose among
-            RATES by `--choose`, on a seed that is not reported
+            RATES by `--choose`, on a seed that is not reported.
+            late: the last stage alone, so fewer tokens: what the first two stages are good for
 Measured    on held-out episodes, in bits a token: answers where the object is, captions, spatial answers, action
             tokens; the flow head's squared error; and the bits of the manual, which no arm trains on
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -133,6 +134,8 @@ def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE) -> Run:
             stage(folder, "encoder", ENCODE, ("vision", "connect", "state"), (1e-3, {"vision": 1e-4})),
             stage(folder, "joint", JOINT, EVERYTHING, RATES["quickstart"]),
         )
+    elif arm == "late":
+        stages = (stage(folder, "joint", JOINT, EVERYTHING, RATES["quickstart"]),)
     else:
         total = CONNECT + ENCODE + JOINT
         early = (CONNECT + ENCODE) / total
@@ -242,29 +245,34 @@ def paired(one: list[float], other: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def main(folder: Path, seeds: tuple[int, ...], choose: bool) -> None:
-    """Compare, print the table and the line; or try the rates of the mixed arm."""
+def main(folder: Path, seeds: tuple[int, ...], arms: tuple[str, ...], choose: bool) -> None:
+    """Compare the first arm with the others, print the table and the line; or try the rates of the mixed arm."""
     torch.set_num_threads(1)
     base = settle(folder, run(folder, CHOICE, "staged"))
     if choose:
         for rate in RATES:
             arm(folder, base, CHOICE, "mixed", rate)
-        arm(folder, base, CHOICE, "staged")
         return
-    rows: dict[str, list[dict[str, float]]] = {"staged": [], "mixed": []}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for seed in seeds:
         for name, found in rows.items():
             found.append(arm(folder, base, seed, name))
-    table = Table("held out", "staged", "mixed", "staged - mixed, 95 %", title=f"{len(seeds)} seeds, equal tokens")
+    first, *others = arms
+    gaps = [f"{first} - {other}, 95 %" for other in others]
+    table = Table("held out", *arms, *gaps, title=f"{len(seeds)} seeds")
     line: dict[str, Any] = {}
-    for metric in rows["staged"][0]:
-        staged, mixed = ([row[metric] for row in rows[name]] for name in ("staged", "mixed"))
-        mean, low, high = paired(staged, mixed)
-        gap = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
-        table.add_row(metric, f"{np.mean(staged):.3f}", f"{np.mean(mixed):.3f}", gap)
-        line[metric] = [round(float(x), 4) for x in (np.mean(staged), np.mean(mixed), mean, low, high)]
+    for metric in rows[first][0]:
+        values = {name: [row[metric] for row in rows[name]] for name in arms}
+        line[metric] = {name: round(float(np.mean(found)), 4) for name, found in values.items()}
+        for other, gap in zip(others, gaps, strict=True):
+            line[metric][gap] = [round(value, 4) for value in paired(values[first], values[other])]
+        cells = [
+            f"{value:.3f}" if isinstance(value, float) else "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
+            for value in line[metric].values()
+        ]
+        table.add_row(metric, *cells)
     console.print(table)
-    note("a difference below 0 speaks for the stages")
+    note(f"a difference below 0 speaks for {first}")
     print(json.dumps({"bench": "staged", "seeds": list(seeds), "rows": line, "torch": torch.__version__}))
 
 
@@ -272,6 +280,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--arms", default="staged,mixed,late")
     parser.add_argument("--choose", action="store_true")
     said = parser.parse_args()
-    main(said.folder, tuple(said.seeds), said.choose)
+    main(said.folder, tuple(said.seeds), tuple(said.arms.split(",")), said.choose)
