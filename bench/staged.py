@@ -1,6 +1,6 @@
 """Does a staged curriculum beat mixing everything end to end from the start, at equal tokens?
 
-Command     python bench/staged.py DATA [SEED ...] [--arms staged,mixed,late] [--choose]     (default seeds 0 1 2)
+Command     python bench/staged.py DATA [SEED ...] [--arms staged,mixed,late] [--scale N] [--choose]
 Data        a folder of `trivium demo-data` with view "top" at 112 px: robot/ captions/ spatial_qa/ (and build/weights)
 Model       two layers of DINOv2-S, pixel shuffle, two layers of SmolLM2-135M, a flow head; bfloat16, one thread.
             A model cut to two layers knows no language: they first learn the robot's manual, once for all arms
@@ -126,19 +126,20 @@ def stage(folder: Path, name: str, steps: int, learn: tuple[str, ...], rates: tu
     )
 
 
-def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE) -> Run:
-    """Return one arm as a run."""
+def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE, scale: int = 1) -> Run:
+    """Return one arm as a run, its stages `scale` times as long."""
+    first, second, last = (scale * steps for steps in (CONNECT, ENCODE, JOINT))
     if arm == "staged":
         stages = (
-            stage(folder, "connector", CONNECT, ("connect", "state"), (1e-3, {})),
-            stage(folder, "encoder", ENCODE, ("vision", "connect", "state"), (1e-3, {"vision": 1e-4})),
-            stage(folder, "joint", JOINT, EVERYTHING, RATES["quickstart"]),
+            stage(folder, "connector", first, ("connect", "state"), (1e-3, {})),
+            stage(folder, "encoder", second, ("vision", "connect", "state"), (1e-3, {"vision": 1e-4})),
+            stage(folder, "joint", last, EVERYTHING, RATES["quickstart"]),
         )
     elif arm == "late":
-        stages = (stage(folder, "joint", JOINT, EVERYTHING, RATES["quickstart"]),)
+        stages = (stage(folder, "joint", last, EVERYTHING, RATES["quickstart"]),)
     else:
-        total = CONNECT + ENCODE + JOINT
-        early = (CONNECT + ENCODE) / total
+        total = first + second + last
+        early = (first + second) / total
         shares = {name: early * SHARES["words"][name] + (1 - early) * SHARES["joint"][name] for name in SHARES["words"]}
         one = stage(folder, "mixed", total, EVERYTHING, RATES[rate])
         stages = (one.replace(mixture=mixture(folder, shares)),)
@@ -223,10 +224,12 @@ def settle(folder: Path, config: Run) -> dict[str, torch.Tensor]:
         return {name: weight.clone() for name, weight in world.model.language.state_dict().items()}
 
 
-def arm(folder: Path, base: dict[str, torch.Tensor], seed: int, name: str, rate: str = MIXED_RATE) -> dict[str, float]:
+def arm(
+    folder: Path, base: dict[str, torch.Tensor], seed: int, name: str, rate: str = MIXED_RATE, scale: int = 1
+) -> dict[str, float]:
     """Train and measure one arm."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(run(folder, seed, name, rate), Path(place))
+        world = World(run(folder, seed, name, rate, scale), Path(place))
         world.model.language.load_state_dict(base)
         begin = time.process_time()
         tokens = train(world)
@@ -245,18 +248,18 @@ def paired(one: list[float], other: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def main(folder: Path, seeds: tuple[int, ...], arms: tuple[str, ...], choose: bool) -> None:
+def main(folder: Path, seeds: tuple[int, ...], arms: tuple[str, ...], scale: int, choose: bool) -> None:
     """Compare the first arm with the others, print the table and the line; or try the rates of the mixed arm."""
     torch.set_num_threads(1)
     base = settle(folder, run(folder, CHOICE, "staged"))
     if choose:
         for rate in RATES:
-            arm(folder, base, CHOICE, "mixed", rate)
+            arm(folder, base, CHOICE, "mixed", rate, scale)
         return
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for seed in seeds:
         for name, found in rows.items():
-            found.append(arm(folder, base, seed, name))
+            found.append(arm(folder, base, seed, name, scale=scale))
     first, *others = arms
     gaps = [f"{first} - {other}, 95 %" for other in others]
     table = Table("held out", *arms, *gaps, title=f"{len(seeds)} seeds")
@@ -273,7 +276,9 @@ def main(folder: Path, seeds: tuple[int, ...], arms: tuple[str, ...], choose: bo
         table.add_row(metric, *cells)
     console.print(table)
     note(f"a difference below 0 speaks for {first}")
-    print(json.dumps({"bench": "staged", "seeds": list(seeds), "rows": line, "torch": torch.__version__}))
+    print(
+        json.dumps({"bench": "staged", "scale": scale, "seeds": list(seeds), "rows": line, "torch": torch.__version__})
+    )
 
 
 if __name__ == "__main__":
@@ -281,6 +286,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument("--arms", default="staged,mixed,late")
+    parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--choose", action="store_true")
     said = parser.parse_args()
-    main(said.folder, tuple(said.seeds), tuple(said.arms.split(",")), said.choose)
+    main(said.folder, tuple(said.seeds), tuple(said.arms.split(",")), said.scale, said.choose)
