@@ -1,6 +1,6 @@
 """Does an encoder that learned through a small language model save steps with a bigger one (progressive scaling)?
 
-Command     python bench/progressive.py DATA [SEED ...]     (default seeds 0 1 2)
+Command     python bench/progressive.py DATA [SCALE]     (SCALE times as many steps; default 1)
 Data        as bench/staged.py
 Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
@@ -34,7 +34,7 @@ from trivium.run import Run
 from trivium.start import take_over
 
 SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
-STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 48, 32, 8, 8
+STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 40, 24, 6, 6
 """Steps through the small model, with the big one, between measurements; and batches of a measurement."""
 
 
@@ -53,9 +53,9 @@ def measure(world: World, folder: Path) -> float:
     return held_out(world, probe, WORDS, BATCHES)["text"] / math.log(2)
 
 
-def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path) -> tuple[float, float]:
+def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int) -> tuple[float, float]:
     """Teach an encoder through the small model and write its weights; return the loss before and after."""
-    config = scaled(folder, seed, SMALL, STEPS_SMALL, ("vision", "connect", "state"))
+    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, ("vision", "connect", "state"))
     world = World(config, place)
     world.model.language.load_state_dict(base)
     before = measure(world, folder)
@@ -65,14 +65,14 @@ def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: P
     return before, measure(world, folder)
 
 
-def learn_big(folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str]) -> list[float]:
+def learn_big(folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str], scale: int) -> list[float]:
     """Teach a new connector of the big model; return the held-out loss at the start and every few steps."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(scaled(folder, seed, BIG, STEPS_BIG, ("connect", "state")), Path(place))
+        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, ("connect", "state")), Path(place))
         world.model.language.load_state_dict(base)
         take_over(world.model, start)
         curve = [measure(world, folder)]
-        train(world, EVERY, lambda: curve.append(measure(world, folder)))
+        train(world, scale * EVERY, lambda: curve.append(measure(world, folder)))
     return curve
 
 
@@ -84,33 +84,37 @@ def steps_to(curve: list[float], level: float) -> float:
     return math.inf
 
 
-def main(folder: Path, seeds: tuple[int, ...]) -> None:
+def main(folder: Path, scale: int) -> None:
     """Compare, print the table and the line."""
     torch.set_num_threads(1)
     small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",))) for layers in (SMALL, BIG))
     rows: list[dict[str, Any]] = []
-    for seed in seeds:
+    for seed in SEEDS:
         with tempfile.TemporaryDirectory() as place:
-            before, after = learn_small(folder, small, seed, Path(place))
-            handed = learn_big(folder, big, seed, {"vision": place})
-        untouched = learn_big(folder, big, seed, {})
-        steps = steps_to(handed, untouched[-1])
-        rows.append({"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched, "steps": steps})
+            before, after = learn_small(folder, small, seed, Path(place), scale)
+            handed = learn_big(folder, big, seed, {"vision": place}, scale)
+        untouched = learn_big(folder, big, seed, {}, scale)
+        steps = scale * steps_to(handed, untouched[-1])
+        row = {"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched}
+        rows.append(row | {"reached": math.isfinite(steps), "steps": min(steps, float(scale * STEPS_BIG))})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     table = Table(
         "seed", "small, before", "after", "untouched, end = level", "handed, end", "handed at the level after"
     )
     for row in rows:
+        when = f"{row['steps']:.1f} of {scale * STEPS_BIG} steps" if row["reached"] else "never"
         ends = (*row["small"], row["untouched"][-1], row["handed"][-1])
-        table.add_row(str(row["seed"]), *(f"{value:.3f}" for value in ends), f"{row['steps']:.1f} of {STEPS_BIG} steps")
+        table.add_row(str(row["seed"]), *(f"{value:.3f}" for value in ends), when)
     gap = paired([row["handed"][-1] for row in rows], [row["untouched"][-1] for row in rows])
-    saved = paired([row["steps"] for row in rows], [float(STEPS_BIG)] * len(rows))
+    saved = paired([row["steps"] for row in rows], [float(scale * STEPS_BIG)] * len(rows))
     console.print(table)
     note("handed - untouched at the end, bits: {:+.3f} ({:+.3f} to {:+.3f})".format(*gap))
-    note("steps to the level, handed - untouched: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved))
+    note(
+        "steps to the level, handed - untouched, never counted as 0 saved: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved)
+    )
     line = {"gap": np.round(gap, 4).tolist(), "steps": np.round(saved, 2).tolist(), "rows": rows}
-    print(json.dumps({"bench": "progressive", **line, "torch": torch.__version__}))
+    print(json.dumps({"bench": "progressive", "scale": scale, **line, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])) or SEEDS)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)

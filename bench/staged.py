@@ -1,13 +1,14 @@
 """Does a staged curriculum beat mixing everything end to end from the start, at equal tokens?
 
-Command     python bench/staged.py DATA [SEED ...] [--choose]     (default seeds 0 1 2)
+Command     python bench/staged.py DATA [SEED ...] [--arms staged,mixed,late] [--scale N] [--choose]
 Data        a folder of `trivium demo-data` with view "top" at 112 px: robot/ captions/ spatial_qa/ (and build/weights)
 Model       two layers of DINOv2-S, pixel shuffle, two layers of SmolLM2-135M, a flow head; bfloat16, one thread.
             A model cut to two layers knows no language: they first learn the robot's manual, once for all arms
 Arms        staged: connector, then encoder and connector through the frozen language model, then everything.
             mixed: everything learns from the first step, on the same buckets in the shares that the stages add up
             to, for as many tokens. The rates of the staged arm are the quickstart's; the mixed arm may choose among
-            RATES by `--choose`, on a seed that is not reported
+            RATES by `--choose`, on a seed that is not reported.
+            late: the last stage alone, so fewer tokens: what the first two stages are good for
 Measured    on held-out episodes, in bits a token: answers where the object is, captions, spatial answers, action
             tokens; the flow head's squared error; and the bits of the manual, which no arm trains on
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -54,9 +55,9 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 
 SEEDS, CHOICE = (0, 1, 2), 100
 """Seeds that are reported, and the one that rates were chosen on."""
-READ, CONNECT, ENCODE, JOINT = 60, 12, 24, 48
+READ, CONNECT, ENCODE, JOINT = 40, 12, 24, 48
 """Steps of the manual, and of the three stages; the mixed arm gets as many tokens as those three."""
-ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 12
+ROW, ROWS, HORIZON, HELD_OUT = 384, 1, 8, 10
 """Tokens in a row, rows a step, commands in a chunk, and batches that a held-out loss is taken on."""
 WORDS = VlaConfig(action_token_weight=0.0, flow_weight=0.0)
 ALL = VlaConfig(action_token_weight=0.5, flow_weight=5.0)
@@ -76,7 +77,10 @@ RATES: dict[str, tuple[float, dict[str, float]]] = {
 }
 MIXED_RATE = "quickstart"
 """What `--choose` found."""
-SHARES = {"words": {"robot": 0.7, "captions": 0.15, "questions": 0.15}, "joint": {"robot": 0.9, "questions": 0.1}}
+SHARES = {
+    "words": {"robot": 0.7, "captions": 0.15, "questions": 0.15},
+    "joint": {"robot": 0.8, "captions": 0.1, "questions": 0.1},
+}
 
 
 def buckets(folder: Path, shares: dict[str, float], split: str = "train") -> tuple[BucketConfig, ...]:
@@ -122,21 +126,21 @@ def stage(folder: Path, name: str, steps: int, learn: tuple[str, ...], rates: tu
     )
 
 
-def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE) -> Run:
-    """Return one arm as a run."""
+def run(folder: Path, seed: int, arm: str, rate: str = MIXED_RATE, scale: int = 1) -> Run:
+    """Return one arm as a run, its stages `scale` times as long."""
+    first, second, last = (scale * steps for steps in (CONNECT, ENCODE, JOINT))
     if arm == "staged":
         stages = (
-            stage(folder, "connector", CONNECT, ("connect", "state"), (1e-3, {})),
-            stage(folder, "encoder", ENCODE, ("vision", "connect", "state"), (1e-3, {"vision": 1e-4})),
-            stage(folder, "joint", JOINT, EVERYTHING, RATES["quickstart"]),
+            stage(folder, "connector", first, ("connect", "state"), (1e-3, {})),
+            stage(folder, "encoder", second, ("vision", "connect", "state"), (1e-3, {"vision": 1e-4})),
+            stage(folder, "joint", last, EVERYTHING, RATES["quickstart"]),
         )
+    elif arm == "late":
+        stages = (stage(folder, "joint", last, EVERYTHING, RATES["quickstart"]),)
     else:
-        total = CONNECT + ENCODE + JOINT
-        early = (CONNECT + ENCODE) / total
-        shares = {
-            name: early * SHARES["words"][name] + (1 - early) * SHARES["joint"].get(name, 0.0)
-            for name in SHARES["words"]
-        }
+        total = first + second + last
+        early = (first + second) / total
+        shares = {name: early * SHARES["words"][name] + (1 - early) * SHARES["joint"][name] for name in SHARES["words"]}
         one = stage(folder, "mixed", total, EVERYTHING, RATES[rate])
         stages = (one.replace(mixture=mixture(folder, shares)),)
     return Run(
@@ -220,10 +224,12 @@ def settle(folder: Path, config: Run) -> dict[str, torch.Tensor]:
         return {name: weight.clone() for name, weight in world.model.language.state_dict().items()}
 
 
-def arm(folder: Path, base: dict[str, torch.Tensor], seed: int, name: str, rate: str = MIXED_RATE) -> dict[str, float]:
+def arm(
+    folder: Path, base: dict[str, torch.Tensor], seed: int, name: str, rate: str = MIXED_RATE, scale: int = 1
+) -> dict[str, float]:
     """Train and measure one arm."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(run(folder, seed, name, rate), Path(place))
+        world = World(run(folder, seed, name, rate, scale), Path(place))
         world.model.language.load_state_dict(base)
         begin = time.process_time()
         tokens = train(world)
@@ -242,33 +248,45 @@ def paired(one: list[float], other: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def main(folder: Path, seeds: tuple[int, ...], choose: bool) -> None:
-    """Compare, print the table and the line; or try the rates of the mixed arm."""
+def main(folder: Path, seeds: tuple[int, ...], arms: tuple[str, ...], scale: int, choose: bool) -> None:
+    """Compare the first arm with the others, print the table and the line; or try the rates of the mixed arm."""
     torch.set_num_threads(1)
     base = settle(folder, run(folder, CHOICE, "staged"))
     if choose:
         for rate in RATES:
-            arm(folder, base, CHOICE, "mixed", rate)
-        arm(folder, base, CHOICE, "staged")
+            arm(folder, base, CHOICE, "mixed", rate, scale)
         return
-    rows = {name: [arm(folder, base, seed, name) for seed in seeds] for name in ("staged", "mixed")}
-    table = Table("held out", "staged", "mixed", "staged - mixed, 95 %", title=f"{len(seeds)} seeds, equal tokens")
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for seed in seeds:
+        for name, found in rows.items():
+            found.append(arm(folder, base, seed, name, scale=scale))
+    first, *others = arms
+    gaps = [f"{first} - {other}, 95 %" for other in others]
+    table = Table("held out", *arms, *gaps, title=f"{len(seeds)} seeds")
     line: dict[str, Any] = {}
-    for metric in rows["staged"][0]:
-        staged, mixed = ([row[metric] for row in rows[name]] for name in ("staged", "mixed"))
-        mean, low, high = paired(staged, mixed)
-        gap = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
-        table.add_row(metric, f"{np.mean(staged):.3f}", f"{np.mean(mixed):.3f}", gap)
-        line[metric] = [round(float(x), 4) for x in (np.mean(staged), np.mean(mixed), mean, low, high)]
+    for metric in rows[first][0]:
+        values = {name: [row[metric] for row in rows[name]] for name in arms}
+        line[metric] = {name: round(float(np.mean(found)), 4) for name, found in values.items()}
+        for other, gap in zip(others, gaps, strict=True):
+            line[metric][gap] = [round(value, 4) for value in paired(values[first], values[other])]
+        cells = [
+            f"{value:.3f}" if isinstance(value, float) else "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
+            for value in line[metric].values()
+        ]
+        table.add_row(metric, *cells)
     console.print(table)
-    note("a difference below 0 speaks for the stages")
-    print(json.dumps({"bench": "staged", "seeds": list(seeds), "rows": line, "torch": torch.__version__}))
+    note(f"a difference below 0 speaks for {first}")
+    print(
+        json.dumps({"bench": "staged", "scale": scale, "seeds": list(seeds), "rows": line, "torch": torch.__version__})
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--arms", default="staged,mixed,late")
+    parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--choose", action="store_true")
     said = parser.parse_args()
-    main(said.folder, tuple(said.seeds), said.choose)
+    main(said.folder, tuple(said.seeds), tuple(said.arms.split(",")), said.scale, said.choose)

@@ -120,6 +120,7 @@ def said(size: str, number: str) -> dict[str, float]:
 def rehearsal(weights: str, data: str) -> Run:
     """Return the stages of 8B with the small parts of the demo, a few steps each."""
     whole = published("8b", weights, data)
+    drop_path = said("8b", "2")["encoder drop-path"]
     sources: tuple[tuple[str, ImageTextConfig], ...] = (
         ("captions", ImageTextConfig(path=f"{DEMO}/captions", words=CaptionColumns(), group_column="episode")),
         ("questions", ImageTextConfig(path=f"{DEMO}/spatial_qa", words=QuestionColumns(), group_column="episode")),
@@ -136,7 +137,7 @@ def rehearsal(weights: str, data: str) -> Run:
         transforms=(JpegConfig(lowest=75), TileConfig(size=112, max_tiles=4, robots=True), NormalizeConfig()),
         model=whole.model.replace(
             vision=PretrainedVisionConfig(
-                path=f"{weights}/dinov2-small", num_layers=4, image_size=112, drop_path=whole.model.vision.drop_path
+                path=f"{weights}/dinov2-small", num_layers=4, image_size=112, drop_path=drop_path
             ),
             language=PretrainedLanguageConfig(path=f"{weights}/smollm2-135m", num_layers=3, num_extra_tokens=0),
         ),

@@ -151,6 +151,10 @@ def test_a_folder_without_weights_and_an_unknown_part_are_refused(config: Run, t
         curriculum.execute(config.replace(start={"vision": str(tmp_path / "nowhere")}), tmp_path / "run")
     with pytest.raises(ConfigError, match="start"):
         config.replace(start={"eyes": "runs/small"})
+    model = build_model(config)
+    model.state = None  # as where states are words
+    with pytest.raises(ConfigError, match=r"start\.state: found .*; expected a part of this model, which has no state"):
+        take_over(model, {"state": str(tmp_path)})
 
 
 def again(config: Run, *fresh: str) -> Run:

@@ -81,7 +81,7 @@ def prepare(world: World) -> None:
     Raises:
         TriviumError: they do not fit, or a stage could not learn what it says.
     """
-    found = take_over(world.model, world.config.start)
+    found = take_over(world.model, {str(part): folder for part, folder in world.config.start.items()})
     check_stages(world)
     if found:
         path = world.folder / START

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+from torch.compiler import set_stance
 
 from trivium.assemble import World, build_objective
 from trivium.core.batch import Batch
@@ -45,7 +46,8 @@ def check_stages(world: World) -> None:
     """
     for stage in world.config.stages:
         try:
-            with undisturbed(world.model, key(world.config.seed, "preflight", stage.name)):
+            # Compiled blocks would be compiled once more for these few samples.
+            with undisturbed(world.model, key(world.config.seed, "preflight", stage.name)), set_stance("force_eager"):
                 _check(world, stage)
         except ConfigError as error:
             if not error.where.startswith(("mixture", "objective")):

@@ -32,6 +32,10 @@ def take_over(model: Model, start: Mapping[str, str]) -> dict[str, dict[str, Any
     found: dict[str, dict[str, Any]] = {}
     taken: list[tuple[nn.Module, dict[str, Tensor]]] = []
     for part, folder in start.items():
+        module = getattr(model, part, None)
+        if not isinstance(module, nn.Module):
+            todo = f"Leave start.{part} out."
+            raise ConfigError(f"start.{part}", folder, f"a part of this model, which has no {part}", todo)
         file, about = _locate(Path(folder), f"start.{part}")
         module = getattr(model, part)
         if module is None:

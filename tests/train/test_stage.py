@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -195,3 +197,46 @@ def test_values_out_of_range_are_refused(field, value):
     good = {"name": "a", "steps": 1, "learn": ("*",), "lr": 1e-3}
     with pytest.raises(ConfigError, match=field):
         StageConfig(**{**good, field: value})
+
+
+MOLMO = {"action": 2e-4, "vision": 6e-6, "language": 2e-5}
+"""Molmo's rates: connector (here the toy's third part), encoder, language model."""
+
+
+@pytest.mark.parametrize("step", [0, 100, 199, 200, 1099, 1999])
+def test_three_rates_of_molmo_follow_one_schedule_in_closed_form(step):
+    """Warm-up of 200 steps, then a cosine to a tenth; every group at its own peak (section 7 of the facts)."""
+    groups = {name: rate for name, rate in MOLMO.items() if name != "action"}
+    stage = StageConfig(name="molmo", steps=2000, learn=("*",), lr=2e-4, lr_groups=groups, warmup_steps=200)
+    optimizer, _ = stage.build(plain_toy())
+    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 200) / 1800))
+    share = (step + 1) / 201 if step < 200 else cosine
+    found = optimizer.lr(stage.lr_share(step))
+    expected = {
+        label: MOLMO["action" if label == "base" else label] * share for label in ("vision", "language", "base")
+    }
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_first_step_of_adamw_moves_every_part_by_its_own_rate():
+    """Without decay the first step of AdamW is lr * sign(gradient): the three parts move by exactly their rates."""
+    toy = plain_toy()
+    groups = {name: rate for name, rate in MOLMO.items() if name != "action"}
+    stage = StageConfig(
+        name="molmo", steps=9, learn=("*",), lr=2e-4, lr_groups=groups, weight_decay=0.0, clip=1e9, betas=(0.9, 0.95)
+    )
+    optimizer, _ = stage.build(toy)
+    before = {name: value.detach().clone() for name, value in toy.named_parameters()}
+    optimizer.begin_step()
+    losses = toy(batch_of(0))
+    (1e6 * losses.total(losses.counts())).backward()  # far above AdamW's epsilon
+    optimizer.accumulate()
+    grads = {name: value.grad.clone() for name, value in toy.named_parameters() if value.grad is not None}
+    optimizer.step(0.0, 1.0)
+    for name, value in toy.named_parameters():
+        if name in grads:
+            expected = -MOLMO[name.split(".")[0]] * grads[name].sign()
+            clear = grads[name].abs() > 1e-2
+            assert clear.any(), name
+            moved = (value.detach() - before[name])[clear]
+            assert torch.allclose(moved, expected[clear], rtol=1e-2, atol=1e-7), name

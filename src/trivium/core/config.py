@@ -165,10 +165,10 @@ def _assign(annotation: Any, node: Any, keys: list[str], value: Any) -> None:
 def _put(node: Any, step: str | int, value: Any) -> None:
     if step == "kind" and node.get("kind") != value:
         node.clear()  # the fields of another class would only be refused
-    if value is None and isinstance(node, list) and isinstance(node[cast(int, step)], dict):
-        del node[cast(int, step)]  # a stage or a bucket that is left out; a list of configs has no empty places
+    if value is None and isinstance(node, list) and isinstance(cast(Any, node)[step], dict):
+        del cast(Any, node)[step]  # a stage or a bucket that is left out; a list of configs has no empty places
         return
-    node[step] = value
+    cast(Any, node)[step] = value
 
 
 def _step(annotation: Any, node: Any, key: str, here: str) -> str | int:
