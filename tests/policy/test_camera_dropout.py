@@ -119,6 +119,19 @@ def test_a_lost_camera_has_no_influence_and_no_gradient(model, pair: Batch, came
     assert place[camera].any(), "the packed neighbour still has both cameras"
 
 
+def test_left_out_is_as_if_never_there(model, layout, make) -> None:
+    """The trunk makes of a row without its first picture's tokens what it makes of one that never had them."""
+    sample = make("two", ("instruction", "push"), images=2)
+    alone = replace(sample, segments=(*sample.segments[:-2], sample.segments[-1]))
+    rows = [layout.build(version) for version in (sample, alone)]
+    both, one = (collate([[("x", row)]], row.length) for row in rows)
+    assert (len(both.images), len(one.images)) == (2, 1)
+    blind, never = model.eval()(both, leave_out(both, taken(both, 0))), model(one)
+    assert torch.equal(blind.visible.positions[blind.visible.documents >= 0], one.positions.flatten())
+    torch.testing.assert_close(blind.hidden[blind.visible.documents >= 0], never.hidden.flatten(0, 1))
+    assert not torch.allclose(model(both).hidden[blind.visible.documents >= 0], never.hidden.flatten(0, 1))
+
+
 def test_the_place_belongs_to_the_camera(model, pair: Batch) -> None:
     """With the first camera gone, the second's patches reach the action head exactly as they were."""
     documents = torch.arange(2)
