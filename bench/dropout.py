@@ -48,7 +48,6 @@ from trivium.vision.pretrained import PretrainedVisionConfig
 
 TASK, VIEWS = "button-press-topdown-v3", ("corner2", "wrist")
 DEMOS, HORIZON, STEPS, EPISODES = 120, 8, 250, 20
-SIZE = {"horizon": HORIZON, "width": 96, "depth": 2, "heads": 4}
 ARMS = {
     "no dropout": ModalityDropoutConfig(),
     "camera dropout 0.3": ModalityDropoutConfig(view=0.3, ramp=0.1),
@@ -137,7 +136,7 @@ def setup(data: Path, dropout: ModalityDropoutConfig, seed: int, steps: int) -> 
             vision=PretrainedVisionConfig(path="build/weights/dinov2-small", num_layers=4, image_size=112),
             connect=MlpConnectorConfig(shuffle=2),
             language=TinyLanguageConfig(width=64, num_layers=2, heads=4),
-            action=RegressConfig(**SIZE),
+            action=RegressConfig(horizon=HORIZON, width=96, depth=2, heads=4),
             context=PatchContextConfig(num_views=len(VIEWS)),
             tokenizer=FastConfig(vocab_size=256),
         ),

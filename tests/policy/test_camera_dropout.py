@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from trivium.core.batch import Batch, Kind
 from trivium.core.errors import ConfigError
+from trivium.core.sample import Image, Sample
 from trivium.data.row import collate
+from trivium.data.transform import Transform
+from trivium.policy.act import VlaPolicy
 from trivium.policy.objective import VlaConfig, VlaObjective
 from trivium.policy.visible import (
     DARK,
@@ -212,15 +216,26 @@ def test_darkness_alone_is_kept(layout, make) -> None:
     assert seen.images.tolist() == [True, True, False, True]
 
 
-def test_a_policy_acts_alike_whatever_a_dead_camera_would_have_shown(model, pair: Batch) -> None:
-    answers = []
-    for level in (0, DARK):
-        images = pair.images.clone()
-        images[0] = level
-        version = replace(pair, images=images)
-        thought = model.eval()(version, without_dark(version))
-        answers.append(model.gather_context(thought, version, torch.arange(2)).tokens)
-    assert torch.equal(*answers)
+class Same(Transform):
+    def forward(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        return sample
+
+
+def test_a_policy_leaves_a_dead_camera_out(model, layout, make) -> None:
+    """What a dead camera sends does not matter, and the policy acts as if the camera had been taken out of its row."""
+    sample = make("two", ("instruction", "push"), images=2, action=False)
+    first, second = sample.of(Image)
+
+    def act(*pictures: Image) -> np.ndarray:
+        kept = [part for part in sample.segments if not isinstance(part, Image)]
+        return VlaPolicy(model, Same(), layout, seed=1).act([replace(sample, segments=(*kept, *pictures))])
+
+    black, dim = (replace(second, pixels=np.full_like(second.pixels, level)) for level in (0, DARK))
+    lit = replace(second, pixels=np.full_like(second.pixels, DARK + 1))
+    assert np.array_equal(act(first, black), act(first, dim))
+    np.testing.assert_allclose(act(first, black), act(first), atol=1e-5)
+    assert not np.allclose(act(first, lit), act(first, black), atol=1e-4)
+    assert not np.allclose(act(first, second), act(first, black), atol=1e-4)
 
 
 @pytest.mark.parametrize(
