@@ -1,11 +1,14 @@
 """Does losing cameras in training make a policy bear the loss of one when it acts?
 
-Command     python bench/dropout.py FOLDER [SEED ...]          (default seeds 0 1 2; records FOLDER/twoviews once)
+Command     python bench/dropout.py FOLDER SPREAD STEPS [SEED ...]     (default seeds 0 1 2; records the set once)
+            SPREAD is how widely the object is placed: at 1 an arm that ignores its pictures presses the button in half
+            of the episodes, and what is measured is whether it bears the gap; at 2 it has to look
 Arms        no dropout; dropout of single cameras (`ModalityDropoutConfig.view`) with a ramp over the first tenth
 Shared      120 demonstrations of one task seen from the front and from the wrist, a frozen encoder (4 layers of
             DINOv2-small) whose features are remembered, a small trunk, an L1 head, steps, seeds, data order, episodes
-Conditions  every camera; the front or the wrist camera dead (black frames, which the policy leaves out); the same with
-            the black frame shown to it, as a policy would see it that knows nothing of dead cameras
+Conditions  every camera; the front, the wrist or both cameras dead (black frames, which the policy leaves out); the
+            black frame shown, as a policy would see it that knows nothing of dead cameras. Both dead is the control:
+            what succeeds there needs no eyes
 Output      a table for a person, then one JSON line for a log; the difference between the arms with an interval from
             resampled seeds and episodes
 """
@@ -47,38 +50,40 @@ from trivium.train.state import State
 from trivium.vision.pretrained import PretrainedVisionConfig
 
 TASK, VIEWS = "button-press-topdown-v3", ("corner2", "wrist")
-DEMOS, HORIZON, STEPS, EPISODES = 120, 8, 250, 20
-SIZE = {"horizon": HORIZON, "width": 96, "depth": 2, "heads": 4}
+DEMOS, HORIZON, EPISODES = 120, 8, 20
 ARMS = {
     "no dropout": ModalityDropoutConfig(),
     "camera dropout 0.3": ModalityDropoutConfig(view=0.3, ramp=0.1),
 }
-SENSES: dict[str, tuple[str, bool]] = {
-    "all cameras": ("", False),
-    "front dead": ("corner2", False),
-    "wrist dead": ("wrist", False),
-    "front black": ("corner2", True),
-    "wrist black": ("wrist", True),
+SENSES: dict[str, tuple[tuple[str, ...], bool]] = {
+    "all cameras": ((), False),
+    "front dead": (("corner2",), False),
+    "wrist dead": (("wrist",), False),
+    "both dead": (VIEWS, False),
+    "front black": (("corner2",), True),
+    "wrist black": (("wrist",), True),
 }
-"""Conditions: which camera fails, and whether its black frame is shown to the policy."""
+"""Conditions: which cameras fail, and whether their black frames are shown to the policy."""
 
 
 class Blinded:
-    """A policy of which one camera fails."""
+    """A policy of which some cameras fail."""
 
-    def __init__(self, policy: Policy, sense: str, shown: bool) -> None:
-        """Say which; `shown` makes its frames a shade too light to be known as those of a dead camera."""
-        self.policy, self.sense, self.shown = policy, sense, shown
+    def __init__(self, policy: Policy, views: Sequence[str], shown: bool) -> None:
+        """Say which; `shown` makes their frames a shade too light to be known as those of a dead camera."""
+        self.policy, self.views, self.shown = policy, views, shown
 
     def act(self, observations: Sequence[Sample]) -> np.ndarray:
         """Act on what is left."""
-        seen = [blank(sample, self.sense) if self.sense else sample for sample in observations]
+        seen = list(observations)
+        for view in self.views:
+            seen = [blank(sample, view) for sample in seen]
         return self.policy.act([self._lighten(sample) for sample in seen] if self.shown else seen)
 
     def _lighten(self, sample: Sample) -> Sample:
         segments = tuple(
             Image(pixels=np.full_like(part.pixels, DARK + 1), view=part.view, time_s=part.time_s)
-            if isinstance(part, Image) and part.view == self.sense
+            if isinstance(part, Image) and part.view in self.views
             else part
             for part in sample.segments
         )
@@ -103,7 +108,7 @@ class Remembered:
         return torch.stack([self.seen[key] for key in keys]).float()
 
 
-def setup(data: Path, dropout: ModalityDropoutConfig, seed: int, steps: int) -> Run:
+def setup(data: Path, dropout: ModalityDropoutConfig, seed: int, spread: float, steps: int) -> Run:
     """Return the run of one arm and seed."""
     robot = LeRobotConfig(path=str(data / "robot"), views=VIEWS, horizon=HORIZON)
     mixture = MixtureConfig(
@@ -137,14 +142,22 @@ def setup(data: Path, dropout: ModalityDropoutConfig, seed: int, steps: int) -> 
             vision=PretrainedVisionConfig(path="build/weights/dinov2-small", num_layers=4, image_size=112),
             connect=MlpConnectorConfig(shuffle=2),
             language=TinyLanguageConfig(width=64, num_layers=2, heads=4),
-            action=RegressConfig(**SIZE),
+            action=RegressConfig(horizon=HORIZON, width=96, depth=2, heads=4),
             context=PatchContextConfig(num_views=len(VIEWS)),
             tokenizer=FastConfig(vocab_size=256),
         ),
         stages=(stage,),
         health=CheckConfig(target=None),
         rollout=RolloutConfig(
-            tasks=(TASK,), views=VIEWS, episodes=EPISODES, execute=5, max_steps=100, clips=0, ablate=0, seed=seed
+            tasks=(TASK,),
+            views=VIEWS,
+            spread=spread,
+            episodes=EPISODES,
+            execute=5,
+            max_steps=100,
+            clips=0,
+            ablate=0,
+            seed=seed,
         ),
     )
 
@@ -172,20 +185,20 @@ def train(config: Run, folder: Path, memory: dict[bytes, Tensor]) -> tuple[Polic
     return world.policy(), float(np.mean(last[-20:]))
 
 
-def measure(data: Path, seeds: Sequence[int], steps: int) -> dict[str, dict[str, np.ndarray]]:
+def measure(data: Path, seeds: Sequence[int], spread: float, steps: int) -> dict[str, dict[str, np.ndarray]]:
     """Return success by arm and condition: an entry a seed and episode."""
     memory: dict[bytes, Tensor] = {}
     found = {arm: {sense: np.zeros((len(seeds), EPISODES), bool) for sense in SENSES} for arm in ARMS}
     with tempfile.TemporaryDirectory() as place:
         for row, seed in enumerate(seeds):
             for arm, dropout in ARMS.items():
-                config = setup(data, dropout, seed, steps)
+                config = setup(data, dropout, seed, spread, steps)
                 folder = Path(place) / f"{arm}-{seed}".replace(" ", "-")
                 folder.mkdir()
                 policy, loss = train(config, folder, memory)
                 assert config.rollout is not None, "set up above"
-                for sense, (view, shown) in SENSES.items():
-                    report = evaluate(Blinded(policy, view, shown), config.rollout, folder, sense.replace(" ", "-"))
+                for sense, (views, shown) in SENSES.items():
+                    report = evaluate(Blinded(policy, views, shown), config.rollout, folder, sense.replace(" ", "-"))
                     found[arm][sense][row] = report["tasks"][0]["outcomes"]
                 said = ", ".join(f"{sense} {found[arm][sense][row].sum()}" for sense in SENSES)
                 note(f"seed {seed}, {arm}: loss {loss:.4f}; of {EPISODES}: {said}")
@@ -201,17 +214,18 @@ def resampled(values: np.ndarray) -> tuple[float, float, float]:
     return float(values.mean()), float(low), float(high)
 
 
-def main(folder: Path, seeds: Sequence[int], steps: int) -> None:
+def main(folder: Path, spread: float, steps: int, seeds: Sequence[int]) -> None:
     """Record, train, try and print."""
     torch.set_num_threads(1)
-    data = folder / "twoviews"
-    record(DemoDataConfig(tasks=(TASK,), episodes=DEMOS, views=VIEWS, questions=0, caption_every=1000), data, workers=1)
-    found = measure(data, seeds, steps)
+    data = folder / f"twoviews-{spread:g}"
+    demos = DemoDataConfig(tasks=(TASK,), episodes=DEMOS, views=VIEWS, spread=spread, questions=0, caption_every=1000)
+    record(demos, data, workers=1)
+    found = measure(data, seeds, spread, steps)
     table = Table("arm", *SENSES, title=f"{TASK}: successes of {len(seeds)} x {EPISODES}, {steps} steps")
     for arm, by_sense in found.items():
         table.add_row(arm, *(str(int(success.sum())) for success in by_sense.values()))
     console.print(table)
-    summary: dict[str, object] = {"steps": steps, "seeds": list(seeds), "episodes": EPISODES}
+    summary: dict[str, object] = {"spread": spread, "steps": steps, "seeds": list(seeds), "episodes": EPISODES}
     summary["successes"] = {a: {s: v.sum(1).tolist() for s, v in by.items()} for a, by in found.items()}
     plain, trained = (found[arm] for arm in ARMS)
     gains = Table("condition", *(f"lost: {arm}" for arm in ARMS), "spared by dropout", "95 %", title="success lost")
@@ -225,4 +239,4 @@ def main(folder: Path, seeds: Sequence[int], steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]] or [0, 1, 2], STEPS)
+    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), [int(word) for word in sys.argv[4:]] or [0, 1, 2])

@@ -11,8 +11,9 @@ import torch
 from trivium import curriculum
 from trivium.ablate import joins, measure_ablation, summarise
 from trivium.assemble import World, build_objective
+from trivium.core.files import write_json
 from trivium.data.row import collate
-from trivium.eval.ablation import blank
+from trivium.eval.ablation import blank, compare
 from trivium.policy.visible import Lost, leave_out
 
 
@@ -113,3 +114,16 @@ def test_measuring_changes_no_bit_of_training(place: Path, monkeypatch: pytest.M
     assert weights[0] == weights[1]
     names = {path.name for path in (place / "often-True/ablation").iterdir()}
     assert names == {"vla.json", *(f"vla-{step:06d}.json" for step in (2, 4, 6, 8))}
+
+
+def test_the_closing_table_says_what_a_missing_sense_costs(world: World, capsys: pytest.CaptureFixture):
+    rows = [{"task": "reach-v3", "successes": 8, "episodes": 10, "low": 0.4, "high": 0.9}]
+    found = compare("top", {"reach-v3": [True] * 8 + [False] * 2}, {"reach-v3": [True] + [False] * 9})
+    result = {"tasks": rows, "mean": 0.8, "low": 0.4, "high": 0.9, "ablations": [found]}
+    write_json(world.folder / "eval/vla.json", result)
+    curriculum._conclude(world)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "without top" in said
+    assert "1/10" in said
+    assert "with it 8" in said
+    assert "-70%" in said

@@ -217,3 +217,17 @@ def test_what_nothing_measures_is_refused_before_the_first_step(place: Path, nam
     guard = config.health.replace(protect=(ProtectConfig(watch=name, tolerance=0.0),), target=None)
     with pytest.raises(ConfigError, match=rf"health\.protect\.0\.watch: found '{name}'; expected one of text\.prose, "):
         curriculum.execute(config.replace(health=guard), place / f"refused-{name}")
+
+
+def test_a_protected_probe_is_taken_before_the_first_stage(place: Path, monkeypatch: pytest.MonkeyPatch):
+    class StopError(Exception):
+        pass
+
+    def first(world: curriculum.World, stage: str, step: int | None = None) -> None:
+        raise StopError(stage)
+
+    monkeypatch.setattr(curriculum, "check_health", first)
+    config = run(place, {"other": 1.0})
+    guard = config.health.replace(protect=(ProtectConfig(watch="probe.object", tolerance=0.05),), texts=())
+    with pytest.raises(StopError, match="untrained"):
+        curriculum.execute(config.replace(health=guard), place / "probed")

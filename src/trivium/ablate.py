@@ -52,8 +52,8 @@ def measure_ablation(world: World, stage: str, step: int | None = None) -> None:
     objective = build_objective(learned, world.model, config).to(world.device)
     layout, episodes = world.layout(learned), _episodes[world]
     with undisturbed(objective, key(config.seed, "ablation")):
-        whole = _losses(world, objective, layout, episodes, None)
-        without = {s: _losses(world, objective, layout, episodes, s) for s in senses(config.robot.source.views)}
+        whole, units = _losses(world, objective, layout, episodes, None)
+        without = {s: _losses(world, objective, layout, episodes, s)[0] for s in senses(config.robot.source.views)}
     if not whole:
         return
     table = summarise(whole, without, numpy_rng(config.seed, "ablation"))
@@ -64,6 +64,7 @@ def measure_ablation(world: World, stage: str, step: int | None = None) -> None:
             "step": step,
             "episodes": len(episodes),
             "samples": sum(map(len, episodes)),
+            "units": units,
             **table,
             "by_episode": {loss: sums.tolist() for loss, sums in whole.items()},
             "seconds": round(time.perf_counter() - start, 2),
@@ -71,7 +72,7 @@ def measure_ablation(world: World, stage: str, step: int | None = None) -> None:
     )
     for row in table["without"]:
         parts = [
-            f"{loss} {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}) {table['units'][loss]}"
+            f"{loss} {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}) {units[loss]}".strip()
             for loss, change in row["losses"].items()
         ]
         note(f"held-out loss without {row['sense']}: {', '.join(parts)}")
@@ -95,7 +96,6 @@ def summarise(whole: Sums, without: Mapping[str, Sums], rng: np.random.Generator
             }
         )
     return {
-        "units": {loss: "bits" if loss in NEXT_TOKEN else "" for loss in whole},
         "whole": {loss: estimate(mean).model_dump() for loss, mean in means.items()},
         "without": rows,
     }
@@ -119,15 +119,17 @@ def _read(world: World) -> list[list[Sample]]:
 @torch.no_grad()
 def _losses(
     world: World, objective: Objective, layout: Layout, episodes: Sequence[Sequence[Sample]], sense: str | None
-) -> Sums:
-    """Sum every loss by episode; next-token losses in bits."""
-    sums: dict[str, np.ndarray] = {}
+) -> tuple[Sums, dict[str, str]]:
+    """Sum every loss by episode, next-token losses in bits; return the unit of each, too."""
+    sums: Sums = {}
+    units: dict[str, str] = {}
     for number, samples in enumerate(episodes):
         left = [blank(sample, sense) if sense else sample for sample in samples]
         rows = [layout.build(world.chain.forward(sample, None)) for sample in left]
         batch = collate([[("", row)] for row in rows], max(row.length for row in rows)).to(world.device)
         seed_all(key(world.config.seed, "ablation", number))  # the same noise, whatever is missing
         for name, loss in objective(batch).items():
-            unit = math.log(2) if name in NEXT_TOKEN else 1.0
-            sums.setdefault(name, np.zeros((len(episodes), 2)))[number] = loss.sum.item() / unit, loss.count
-    return {name: found for name, found in sums.items() if found[:, 1].sum()}
+            units[name] = "bits" if loss.group == "tokens" else ""
+            total = loss.sum.item() / (math.log(2) if units[name] else 1.0)
+            sums.setdefault(name, np.zeros((len(episodes), 2)))[number] = total, loss.count
+    return {name: found for name, found in sums.items() if found[:, 1].sum()}, units

@@ -107,13 +107,14 @@ def evaluate(folder: Path, episodes: int) -> None:
 
 
 def check(folder: Path) -> None:
-    """Run the health check on the newest checkpoint of a run.
+    """Run the health check on the newest checkpoint of a run, and its losses without each sense.
 
     Raises:
         CheckpointError: no run folder, or one without a checkpoint.
     """
     world, stage = reopen(folder)
     check_health(world, stage)
+    measure_ablation(world, stage)
 
 
 def reopen(folder: Path) -> tuple[World, str]:

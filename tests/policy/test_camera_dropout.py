@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from trivium.core.batch import Batch, Kind
 from trivium.core.errors import ConfigError
+from trivium.core.sample import Image, Sample
 from trivium.data.row import collate
+from trivium.data.transform import Transform
+from trivium.policy.act import VlaPolicy
 from trivium.policy.objective import VlaConfig, VlaObjective
 from trivium.policy.visible import (
     DARK,
@@ -119,6 +123,19 @@ def test_a_lost_camera_has_no_influence_and_no_gradient(model, pair: Batch, came
     assert place[camera].any(), "the packed neighbour still has both cameras"
 
 
+def test_left_out_is_as_if_never_there(model, layout, make) -> None:
+    """The trunk makes of a row without its first picture's tokens what it makes of one that never had them."""
+    sample = make("two", ("instruction", "push"), images=2)
+    alone = replace(sample, segments=(*sample.segments[:-2], sample.segments[-1]))
+    rows = [layout.build(version) for version in (sample, alone)]
+    both, one = (collate([[("x", row)]], row.length) for row in rows)
+    assert (len(both.images), len(one.images)) == (2, 1)
+    blind, never = model.eval()(both, leave_out(both, taken(both, 0))), model(one)
+    assert torch.equal(blind.visible.positions[blind.visible.documents >= 0], one.positions.flatten())
+    torch.testing.assert_close(blind.hidden[blind.visible.documents >= 0], never.hidden.flatten(0, 1))
+    assert not torch.allclose(model(both).hidden[blind.visible.documents >= 0], never.hidden.flatten(0, 1))
+
+
 def test_the_place_belongs_to_the_camera(model, pair: Batch) -> None:
     """With the first camera gone, the second's patches reach the action head exactly as they were."""
     documents = torch.arange(2)
@@ -199,15 +216,26 @@ def test_darkness_alone_is_kept(layout, make) -> None:
     assert seen.images.tolist() == [True, True, False, True]
 
 
-def test_a_policy_acts_alike_whatever_a_dead_camera_would_have_shown(model, pair: Batch) -> None:
-    answers = []
-    for level in (0, DARK):
-        images = pair.images.clone()
-        images[0] = level
-        version = replace(pair, images=images)
-        thought = model.eval()(version, without_dark(version))
-        answers.append(model.gather_context(thought, version, torch.arange(2)).tokens)
-    assert torch.equal(*answers)
+class Same(Transform):
+    def forward(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        return sample
+
+
+def test_a_policy_leaves_a_dead_camera_out(model, layout, make) -> None:
+    """What a dead camera sends does not matter, and the policy acts as if the camera had been taken out of its row."""
+    sample = make("two", ("instruction", "push"), images=2, action=False)
+    first, second = sample.of(Image)
+
+    def act(*pictures: Image) -> np.ndarray:
+        kept = [part for part in sample.segments if not isinstance(part, Image)]
+        return VlaPolicy(model, Same(), layout, seed=1).act([replace(sample, segments=(*kept, *pictures))])
+
+    black, dim = (replace(second, pixels=np.full_like(second.pixels, level)) for level in (0, DARK))
+    lit = replace(second, pixels=np.full_like(second.pixels, DARK + 1))
+    assert np.array_equal(act(first, black), act(first, dim))
+    np.testing.assert_allclose(act(first, black), act(first), atol=1e-5)
+    assert not np.allclose(act(first, lit), act(first, black), atol=1e-4)
+    assert not np.allclose(act(first, second), act(first, black), atol=1e-4)
 
 
 @pytest.mark.parametrize(
