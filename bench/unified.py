@@ -2,7 +2,8 @@
 
 Command     python bench/unified.py [SEEDS] [FOLDER]     (3, build/bench/unified; from the folder of data/quickstart)
 References  of a frame: its ids' own entropy (the histogram of training frames), the histogram at each place of the
-            picture, and the best mixture of that with copying the present frame; of a chunk: standing still at the mean
+            picture, the best mixture of that with copying the present frame, and ("alone") the model itself on
+            frames that nothing precedes; of a chunk: standing still at the mean
 Seconds     are of CPU time, on one thread, of a whole run with its checks: what stands beside does not matter
 Output      a table for a person, then one JSON line for a log; the pictures are in FOLDER/SEED/unified
 """
@@ -84,7 +85,7 @@ def main(seeds: int, folder: Path) -> None:
         table.add_row(
             str(seed),
             f"{ends['value']:.3f} [{ends['low']:.3f}, {ends['high']:.3f}]",
-            *(f"{result[name]:.3f}" for name in ("histogram_bits", "place_bits", "copy_bits")),
+            *(f"{result[name]:.3f}" for name in ("alone_bits", "histogram_bits", "place_bits", "copy_bits")),
             *(f"{result[name]:.1%}" for name in ("right", "copied", "right_where_moved")),
             f"{result['act_mse']:.3f} of {result['still_mse']:.3f}",
             f"{result['seconds']:.0f}",

@@ -24,14 +24,12 @@ def check_unified(config: Run) -> None:
         ConfigError: no such tokenizer, one for other pictures, or a vocabulary without room; stage and field are named.
         CheckpointError: the tokenizer's file is damaged.
     """
+    side = config.model.vision.image_size
     for number, stage in enumerate(config.stages):
-        if not isinstance(stage.objective, UnifiedConfig):
+        objective, where = stage.objective, f"stages.{stage.name}.objective.tokenizer"
+        if not isinstance(objective, UnifiedConfig):
             continue
-        where, name, side = (
-            f"stages.{stage.name}.objective.tokenizer",
-            stage.objective.tokenizer,
-            config.model.vision.image_size,
-        )
+        name = objective.tokenizer
         if name.endswith(FILE):
             if not Path(name).is_file():
                 todo = (
@@ -41,7 +39,7 @@ def check_unified(config: Run) -> None:
         elif name not in (known := [stage.name for stage in config.stages[:number] if _makes_tokens(stage)]):
             expected = f"an earlier image_tokens stage ({', '.join(known) or 'there is none'}), or a path in {FILE}"
             raise ConfigError(where, repr(name), expected, "Put such a stage before it, or name a file.")
-        pictures = pictures_of(stage.objective, config)
+        pictures = pictures_of(objective, config)
         if pictures.image_size != side:
             found = f"a tokenizer for pictures of {pictures.image_size} x {pictures.image_size}"
             todo = "Name another file, or change image_size and the Resize step."

@@ -113,6 +113,8 @@ def test_foresight_is_the_closed_form(taught) -> None:
     losses = objective(collate([[("x", layout.build(sample))] for sample in heldout], 48))
     mean = losses["next_image"].sum.item() / losses["next_image"].count
     assert found.bits.value == pytest.approx(mean / np.log(2), rel=1e-5)
+    alone = losses["image"].sum.item() / losses["image"].count
+    assert found.alone_bits.value == pytest.approx(alone / np.log(2), rel=1e-5)
     encode = objective.tokenizer.encode
     later = [torch.from_numpy(s.of(Image)[1].pixels).permute(2, 0, 1)[None] for s in (*training, *heldout)]
     now = [torch.from_numpy(s.of(Image)[0].pixels).permute(2, 0, 1)[None] for s in heldout]

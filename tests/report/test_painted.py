@@ -16,7 +16,7 @@ def share(value: float) -> Share:
     return Share(value=value, low=value - 0.1, high=value + 0.1)
 
 
-def foresight(bits: float = 1.0) -> Foresight:
+def foresight(bits: float = 1.0, alone: float = 1.5) -> Foresight:
     shown = [Shown(id=f"toy/{i}", instruction=f"push <{i}>", bits=0.9 + i, right=0.75, copied=0.5) for i in range(2)]
     return Foresight(
         stage="joint",
@@ -25,6 +25,7 @@ def foresight(bits: float = 1.0) -> Foresight:
         codes=64,
         tokens=16,
         bits=share(bits),
+        alone_bits=share(alone),
         histogram_bits=share(3.0),
         place_bits=share(2.0),
         copy_bits=share(1.05),
@@ -53,7 +54,7 @@ def test_the_page_shows_what_was_foreseen_and_beside_what(run):
     assert "written freely 75% of the ids right, copied 50%" in section
     assert section.count("data:image/png;base64,") == 2
     assert 'href="#painted"' in page
-    assert "below histogram at each place of the picture.</p>" in section, "its interval reaches the mixture's 1.05"
+    assert "below histogram at each place of the picture. A frame costs less" in section, "1.1 reaches the mixture"
     pictures = [part.split('"')[0] for part in section.split("data:image/png;base64,")[1:]]
     rows = [np.asarray(Pillow.open(io.BytesIO(base64.b64decode(picture)))) for picture in pictures]
     with Pillow.open(run / "unified/joint.png") as whole:
@@ -62,7 +63,9 @@ def test_the_page_shows_what_was_foreseen_and_beside_what(run):
 
 def test_a_model_that_foresees_nothing_is_said_to(run):
     (run / "unified/joint.json").write_text(foresight(bits=2.95).model_dump_json())
-    assert "it foresees nothing yet" in write_report(run).read_text()
+    assert "ids have on their own: it foresees nothing yet" in write_report(run).read_text()
+    (run / "unified/joint.json").write_text(foresight(alone=1.05).model_dump_json())
+    assert "it knows frames, and foresees nothing yet" in write_report(run).read_text()
 
 
 def test_a_run_without_such_a_stage_has_no_such_section(fake_run):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from pydantic import BaseModel, ConfigDict
 
+from trivium.action.model import given
 from trivium.core.batch import Batch, Kind
 from trivium.core.rng import numpy_rng
 from trivium.core.sample import Sample, Text
@@ -63,6 +64,9 @@ class Foresight(BaseModel):
     """Ids in a frame."""
     bits: Share
     """Cross entropy of an id under the model, true ids before it fed in."""
+    alone_bits: Share
+    """The same of the present frames, which nothing precedes: what `bits` lies below it by is what the present frame
+    and the actions tell of the next one. The rest a frame tells of itself."""
     histogram_bits: Share
     """Under how often training frames have each id: the unconditional entropy, as it is on frames never seen."""
     place_bits: Share
@@ -109,7 +113,7 @@ def measure(
     """
     counted, true = _frames(objective, layout, training), _frames(objective, layout, heldout)
     found = [_scores(objective, batch) for batch in _batches(layout, heldout)]
-    nats, best = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    nats, alone, best = (np.concatenate(parts) for parts in zip(*found, strict=True))
     codes, moved = len(objective.codes), true.now != true.later
     plain, place, copy = _guesses(counted, true, codes)
 
@@ -125,6 +129,7 @@ def measure(
         codes=codes,
         tokens=layout.tokens_per_image,
         bits=share(nats / bits),
+        alone_bits=share(alone / bits),
         histogram_bits=share(plain / bits),
         place_bits=share(place / bits),
         copy_bits=share(copy / bits),
@@ -147,9 +152,7 @@ def _frames(objective: UnifiedObjective, layout: UnifiedLayout, samples: Sequenc
     now, later = [], []
     for batch in _batches(layout, samples):
         full = objective.fill(batch.to(device))
-        assert full.tokens is not None
-        assert full.kinds is not None
-        for ids, kinds in zip(full.tokens, full.kinds, strict=True):
+        for ids, kinds in zip(given(full.tokens, "tokens"), given(full.kinds, "kinds"), strict=True):
             code = (kinds == Kind.IMAGE) & (ids < objective.begin)
             acted = (kinds == Kind.ACTION).cumsum(0) > 0
             after = ids[code & acted] - objective.codes.start
@@ -160,21 +163,22 @@ def _frames(objective: UnifiedObjective, layout: UnifiedLayout, samples: Sequenc
 
 
 @torch.no_grad()
-def _scores(objective: UnifiedObjective, batch: Batch) -> tuple[Float[np.ndarray, "m q"], Int[np.ndarray, "m q"]]:
-    """Return the nats of every id of the next frames, and the likeliest ids."""
+def _scores(objective: UnifiedObjective, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the nats of every id of the next frames and of those before them, and the likeliest ids of the next."""
     language, codes = objective.language, objective.codes
     full = objective.fill(batch.to(language.embedding.weight.device))
-    assert full.tokens is not None
-    assert full.documents is not None
-    assert full.positions is not None
-    hidden = language(language.embed(full.tokens), full.documents, full.positions)
-    chosen = next(places for name, _, places, _ in objective.parts(full) if name == "next_image")
+    tokens, targets = given(full.tokens, "tokens"), given(full.targets, "targets")
+    documents, positions = given(full.documents, "documents"), given(full.positions, "positions")
+    hidden = language(language.embed(tokens), documents, positions)
     head = language.embedding if language.head is None else language.head
-    scores = F.linear(hidden[chosen], head.weight[codes.start : codes.stop]).float()
-    assert full.targets is not None
-    nats = F.cross_entropy(scores, full.targets[chosen] - codes.start, reduction="none")
-    shape = (len(full.tokens), -1)
-    return nats.view(shape).double().cpu().numpy(), scores.argmax(-1).view(shape).cpu().numpy()
+    places = {name: chosen for name, _, chosen, _ in objective.parts(full)}
+    nats, best = {}, {}
+    for name in ("next_image", "image"):
+        scores = F.linear(hidden[places[name]], head.weight[codes.start : codes.stop]).float()
+        lost = F.cross_entropy(scores, targets[places[name]] - codes.start, reduction="none")
+        nats[name] = lost.view(len(tokens), -1).double().cpu().numpy()
+        best[name] = scores.argmax(-1).view(len(tokens), -1).cpu().numpy()
+    return nats["next_image"], nats["image"], best["next_image"]
 
 
 def _guesses(counted: Frames, true: Frames, codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -87,22 +87,21 @@ class UnifiedLayout(VlaLayout):
         if sample.of(Video):
             raise DataError(f"sample {sample.id}", "a video", "pictures", "Take frames out of it first.")
         sample = _in_time(sample)
-        last = max((i for i, part in enumerate(sample.segments) if _tells(part) and part.text), default=-1)
+        told = [i for i, part in enumerate(sample.segments) if _tells(part)]
         spans: list[Span] = []
         for i, part in enumerate(sample.segments):
-            told = any(_tells(earlier) and earlier.text for earlier in sample.segments[:i])
             if isinstance(part, Image):
-                spans += self._picture(told)
+                spans += self._picture(bool(told) and told[0] < i)
             elif isinstance(part, State):
                 spans.append(Span(Kind.STATE, self._state(part, sample)))
             elif isinstance(part, Action):
                 spans += self._act(part, sample)
-            elif _tells(part):
-                ids = self.vocab.encode(part.text, part.sentinels)
-                spans += [Span(Kind.TEXT, self.newline)] if spans and ids else []
-                spans.append(Span(Kind.TEXT, [*ids, self.vocab.end] if i == last else ids, learned=True))
-            elif isinstance(part, Text):
+            elif isinstance(part, Text) and part.role != "document":
                 spans += self._talk(part)
+            elif isinstance(part, Text) and part.text:
+                ids = self.vocab.encode(part.text, part.sentinels)
+                spans += [Span(Kind.TEXT, self.newline)] if spans else []
+                spans.append(Span(Kind.TEXT, [*ids, self.vocab.end] if i == told[-1] else ids, learned=True))
         return [span for span in spans if span.tokens]
 
     def _picture(self, told: bool) -> list[Span]:
@@ -149,7 +148,7 @@ def check_room(room: int, num_codes: int, where: str) -> None:
 
 
 def _tells(segment: object) -> bool:
-    return isinstance(segment, Text) and segment.role == "document"
+    return isinstance(segment, Text) and segment.role == "document" and bool(segment.text)
 
 
 def _now(sample: Sample) -> float:

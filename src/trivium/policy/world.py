@@ -62,7 +62,7 @@ class WorldModel:
         allowed = [*range(first, begin), end]
         rows = [self.layout.prompt(self.transform.forward(sample, None)) for sample in observations]
         # A token is a coefficient at least, in every tokenizer: more than the numbers of a chunk say nothing.
-        written = self._write(rows, begin, allowed, tokenizer.reach.size, end)
+        written = self._write(rows, begin, allowed, tokenizer.horizon * tokenizer.action_dim, end)
         chunks = [tokenizer.decode([token - first for token in ids]) for ids in written]
         pairs = zip(chunks, observations, strict=True)
         return np.stack([self.transform.inverse(chunk, sample) for chunk, sample in pairs])

@@ -39,6 +39,7 @@ def painted_section(folder: RunFolder) -> tuple[list[dict[str, Any]], list[str]]
 def _lines(found: Foresight) -> list[tuple[str, Share]]:
     return [
         ("the model", found.bits),
+        ("the model, of a present frame, which nothing precedes", found.alone_bits),
         ("its ids' own entropy (histogram of training frames)", found.histogram_bits),
         ("histogram at each place of the picture", found.place_bits),
         ("that, mixed with copying the present frame", found.copy_bits),
@@ -47,10 +48,13 @@ def _lines(found: Foresight) -> list[tuple[str, Share]]:
 
 def _verdict(found: Foresight) -> str:
     """Say which references the model is below, interval and all."""
-    below = [name for name, share in _lines(found)[1:] if found.bits.high < share.value]
+    below = [name for name, share in _lines(found)[2:] if found.bits.high < share.value]
     if not below:
         return "The model is not below the entropy that the ids have on their own: it foresees nothing yet."
-    return f"The model is below {'; below '.join(below)}."
+    told = "A frame costs less behind another one and its actions than alone: it foresees."
+    if found.bits.high >= found.alone_bits.value:
+        told = "But a frame costs as much behind another one as alone: it knows frames, and foresees nothing yet."
+    return f"The model is below {'; below '.join(below)}. {told}"
 
 
 def _rows(path: Path, number: int) -> list[Markup]:
