@@ -16,7 +16,7 @@ from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
-from trivium.picture_tokens import keep_tokenizer
+from trivium.pictures import keep_tokenizer
 from trivium.run import Run, claim, open_run
 from trivium.train import parallel
 from trivium.train.checkpoint import Checkpoints, Saved, load_weights
