@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trivium.data.preset.catalog import preset
-from trivium.picture_tokens import check_unified, pictures_of
+from trivium.pictures import check_unified, pictures_of
 from trivium.policy.unified import UnifiedConfig
 from trivium.run import load
 

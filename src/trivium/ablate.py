@@ -12,7 +12,7 @@ from trivium.assemble import World, build_objective
 from trivium.assess import readable
 from trivium.core.files import write_json
 from trivium.core.log import note
-from trivium.core.objective import NEXT_TOKEN, Objective
+from trivium.core.objective import Objective
 from trivium.core.rng import key, numpy_rng, seed_all
 from trivium.core.sample import Sample
 from trivium.data.bucket import select

@@ -38,7 +38,7 @@ from trivium.data.transform import Chain, build_chain, front
 from trivium.language.continual import ContinualConfig
 from trivium.language.vocab import Vocab
 from trivium.nn.compiled import check_compiler
-from trivium.picture_tokens import check_unified, open_image_tokenizer, pictures_of
+from trivium.pictures import check_unified, open_image_tokenizer, pictures_of
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.unified import UnifiedConfig

@@ -17,7 +17,7 @@ from trivium.core.files import lock_folder, write_json
 from trivium.core.log import console, note
 from trivium.core.rng import Rng, key, seed_all
 from trivium.data.quarantine import Quarantine
-from trivium.picture_tokens import keep_tokenizer
+from trivium.pictures import keep_tokenizer
 from trivium.preflight import check_stages
 from trivium.protect import check_protected, watch
 from trivium.run import Run, Stage, claim, open_run
