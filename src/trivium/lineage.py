@@ -1,6 +1,5 @@
 """Where a run's weights come from and under which terms: every source by stage, and what was pretrained."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ def lineage(config: Run, plans: Mapping[str, Any], open_source: Callable[[Source
 
     Args:
         config: the run.
-        plans: plan/<stage>.json by stage, for those stages that were planned.
+        plans: what plan/<stage>.json holds, by stage, for those stages that were planned.
         open_source: opens a source, or returns it where it is open.
     """
     known: dict[str, dict[str, Any]] = {}
@@ -98,9 +97,3 @@ def _license_of_folder(folder: Path) -> str:
         return UNKNOWN
     said = front.get("license") if isinstance(front, dict) else None
     return said if isinstance(said, str) and said else UNKNOWN
-
-
-def read_plans(folder: Path, config: Run) -> dict[str, Any]:
-    """Return plan/<stage>.json of a run folder, by stage; stages that were not planned are left out."""
-    paths = {stage.name: folder / f"plan/{stage.name}.json" for stage in config.stages}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}

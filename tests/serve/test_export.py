@@ -165,6 +165,15 @@ def test_folders_that_are_no_run(own_run: Path, tmp_path: Path) -> None:
     assert not (own_run / "export").exists()
 
 
+def test_what_is_damaged_in_the_run_is_said_on_the_card(own_run: Path, tmp_path: Path) -> None:
+    cut(own_run / "plan/vla.json")
+    (own_run / "health/vla.json").unlink()
+    text = (export_run(own_run, tmp_path / "out") / "README.md").read_text()
+    assert "- plan/vla.json cannot be read" in text
+    assert "- No health check at the end of vla." in text
+    assert "| stage vla | set | MIT | not planned |" in text
+
+
 def test_a_full_disk_leaves_nothing(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -21,7 +21,7 @@ from trivium.data.source.episode import EpisodeSource
 from trivium.data.source.source import Source
 from trivium.data.tile import TileConfig
 from trivium.data.transform import ResizeConfig
-from trivium.lineage import UNKNOWN, common, lineage, read_plans
+from trivium.lineage import UNKNOWN, common, lineage
 from trivium.policy.vla import Model
 from trivium.report.run_folder import UNTRAINED, RunFolder, read_run
 from trivium.run import Run, open_run
@@ -63,7 +63,8 @@ def export_run(folder: Path, out: Path | None = None) -> Path:
     contract = make_contract(config, robot, stats)
     column = stats[robot.embodiment]["action"]
     owner = Robot(robot.embodiment, column.names, *column.range())
-    licenses = lineage(config, read_plans(folder, config), open_source)
+    run = read_run(folder)
+    licenses = lineage(config, {stage: plan.model_dump() for stage, plan in run.plans.items()}, open_source)
     parts = Handover(
         model=_model(config, saved),
         settings=PolicyConfig(
@@ -74,7 +75,7 @@ def export_run(folder: Path, out: Path | None = None) -> Path:
         tokenizer=open_tokenizer(folder / TOKENIZER, config.model.tokenizer, owner, contract.horizon),
         robot=owner,
         licenses=licenses,
-        facts=gather(_Told(config, saved, contract, stats, licenses, read_run(folder))),
+        facts=gather(_Told(config, saved, contract, stats, licenses, run)),
     )
     write_export(out, parts)
     return out
