@@ -2,8 +2,8 @@
 
 Commands    trivium demo-data data/quickstart --episodes 150 && trivium train recipes/unified.py
 Hardware    one CPU core for 6 minutes (335 s of CPU time), no GPU, no pretrained weights
-Expected    the next frame in 2.4 bits a token, where its ids have 7.0 on their own and 4.8 with the present frame to copy
-            from; but a frame costs as much alone (2.4): at this size it learns what frames look like, not yet what
+Expected    the next frame in 2.4 bits a token, where its ids have 7.0 on their own and 4.8 with the present frame to
+            copy from; but a frame costs as much alone (2.4): at this size it learns what frames look like, not yet what
             follows from which. bench/unified.py measures it, the report shows the pictures
 """
 
