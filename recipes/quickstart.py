@@ -35,8 +35,8 @@ HORIZON = 8
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)
 MOTION = ROBOT.replace(views=())
-CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode")
-QUESTIONS = ImageTextConfig(path=f"{DATA}/spatial_qa", words=QuestionColumns(), group_column="episode")
+CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode", license="MIT")
+QUESTIONS = ImageTextConfig(path=f"{DATA}/spatial_qa", words=QuestionColumns(), group_column="episode", license="MIT")
 CORPUS = TextConfig(path=f"{DATA}/text/corpus.jsonl", max_chars=600)
 
 

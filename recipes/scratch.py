@@ -30,8 +30,8 @@ TASKS = ("button-press-topdown-v3", "faucet-open-v3", "door-unlock-v3")
 HORIZON = 8
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)
-CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode")
-QUESTIONS = ImageTextConfig(path=f"{DATA}/spatial_qa", words=QuestionColumns(), group_column="episode")
+CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode", license="MIT")
+QUESTIONS = ImageTextConfig(path=f"{DATA}/spatial_qa", words=QuestionColumns(), group_column="episode", license="MIT")
 CORPUS = TextConfig(path=f"{DATA}/text/corpus.jsonl", max_chars=400)
 
 WORDS = VlaConfig(action_token_weight=0.0, flow_weight=0.0)

@@ -30,7 +30,7 @@ CODES = 256
 """Codes of pictures; the vocabulary has two more ids for them, where a picture begins and ends."""
 
 ROBOT = LeRobotConfig(path=f"{DATA}/robot", views=("top",), horizon=HORIZON)
-CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode")
+CAPTIONS = ImageTextConfig(path=f"{DATA}/captions", words=CaptionColumns(), group_column="episode", license="MIT")
 CORPUS = TextConfig(path=f"{DATA}/text/corpus.jsonl", max_chars=300)
 
 
