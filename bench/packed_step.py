@@ -88,7 +88,9 @@ def measure(number: int) -> dict:
         "real_tokens": real,
         "threads": torch.get_num_threads(),
         **{
-            f"fill_{name}": round(real / sum(batch.documents.numel() for batch in batches), 3)
+            f"fill_{name}": round(
+                real / sum(batch.documents.numel() for batch in batches if batch.documents is not None), 3
+            )
             for name, batches in sides.items()
         },
         **{f"tokens_per_core_s_{name}": round(real / median(spent)) for name, spent in times.items()},

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from trivium.core.batch import IGNORE, Batch, Kind
 from trivium.core.log import console
-from trivium.core.objective import Loss, Losses
+from trivium.core.objective import Loss, Losses, Objective
 from trivium.data.pack import Packer
 from trivium.data.row import Row, collate
 from trivium.language import trunk
@@ -97,7 +97,7 @@ def learner(layers: int) -> tuple[ContinualObjective, ContinualObjective, Optimi
     return objective, EveryPosition(language), stage.build(objective)[0]
 
 
-def seconds(objective: ContinualObjective, optimizer: Optimizer, batches: list[Batch]) -> float:
+def seconds(objective: Objective, optimizer: Optimizer, batches: list[Batch]) -> float:
     """Time a step for each batch."""
     start = time.process_time()  # of this process alone: what others do on this machine does not count
     for batch in batches:
