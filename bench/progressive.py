@@ -1,12 +1,13 @@
 """Does an encoder that learned through a small language model save steps with a bigger one (progressive scaling)?
 
-Command     python bench/progressive.py DATA [SCALE]     (SCALE times as many steps; default 1)
+Command     python bench/progressive.py DATA [--scale N] [--language]     (N times as many steps)
 Data        as bench/staged.py
 Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
 Arms        small: encoder and connector learn through the frozen small model, on captions, spatial answers and answers
             where the object is. Then, with the big model, whose connector is new and all that learns (the expensive
-            stage is skipped): "handed" has the encoder of the small run, "untouched" has DINOv2's own
+            stage is skipped): "handed" has the encoder of the small run, "untouched" has DINOv2's own. With --language
+            the big model's layers learn as well, as in InternVL's last stage
 Measured    held-out loss of these answers, in bits a token, every EVERY steps. The level is fixed beforehand: what
             the untouched arm has reached at its end, seed by seed; the answer is when the handed arm is there
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -14,6 +15,7 @@ Output      a table for a person, then one JSON line for a log; differences are 
 No setting was chosen on these seeds; rates and steps are those of bench/staged.py.
 """
 
+import argparse
 import json
 import math
 import sys
@@ -37,11 +39,14 @@ SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
 STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 40, 24, 6, 6
 """Steps through the small model, with the big one, between measurements; and batches of a measurement."""
 
+CONNECTOR = ("connect", "state")
+LANGUAGE = (*CONNECTOR, "language.layers", "language.norm")
+
 
 def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...]) -> Run:
     """Return a run of one stage on words, with so many layers of the language model."""
     base = run(folder, seed, "staged")
-    rates = (1e-3, {"vision": 1e-4} if "vision" in learn else {})
+    rates = (1e-3, {part: 1e-4 for part in ("vision", "language") if any(name.startswith(part) for name in learn)})
     language = base.model.language.replace(num_layers=layers)
     one = stage(folder, "words", steps, learn, rates)
     return base.replace(model=base.model.replace(language=language), stages=(one,))
@@ -65,10 +70,12 @@ def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: P
     return before, measure(world, folder)
 
 
-def learn_big(folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str], scale: int) -> list[float]:
+def learn_big(
+    folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str], scale: int, learn: tuple[str, ...]
+) -> list[float]:
     """Teach a new connector of the big model; return the held-out loss at the start and every few steps."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, ("connect", "state")), Path(place))
+        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn), Path(place))
         world.model.language.load_state_dict(base)
         take_over(world.model, start)
         curve = [measure(world, folder)]
@@ -84,7 +91,7 @@ def steps_to(curve: list[float], level: float) -> float:
     return math.inf
 
 
-def main(folder: Path, scale: int) -> None:
+def main(folder: Path, scale: int, learn: tuple[str, ...]) -> None:
     """Compare, print the table and the line."""
     torch.set_num_threads(1)
     small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",))) for layers in (SMALL, BIG))
@@ -92,8 +99,8 @@ def main(folder: Path, scale: int) -> None:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as place:
             before, after = learn_small(folder, small, seed, Path(place), scale)
-            handed = learn_big(folder, big, seed, {"vision": place}, scale)
-        untouched = learn_big(folder, big, seed, {}, scale)
+            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn)
+        untouched = learn_big(folder, big, seed, {}, scale, learn)
         steps = scale * steps_to(handed, untouched[-1])
         row = {"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched}
         rows.append(row | {"reached": math.isfinite(steps), "steps": min(steps, float(scale * STEPS_BIG))})
@@ -113,8 +120,13 @@ def main(folder: Path, scale: int) -> None:
         "steps to the level, handed - untouched, never counted as 0 saved: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved)
     )
     line = {"gap": np.round(gap, 4).tolist(), "steps": np.round(saved, 2).tolist(), "rows": rows}
-    print(json.dumps({"bench": "progressive", "scale": scale, **line, "torch": torch.__version__}))
+    print(json.dumps({"bench": "progressive", "scale": scale, "learn": learn, **line, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--language", action="store_true")
+    said = parser.parse_args()
+    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR)
