@@ -181,10 +181,12 @@ def test_hidden_states_can_be_changed_before_any_layer(tmp_path, family):
     push = (0.1 * torch.randn(1, 6, 32)).requires_grad_()
     rows = torch.zeros_like(places), places
     plain, pushed = model(embeddings, *rows), model(embeddings + push, *rows)
-    before_all = model(embeddings, *rows, {0: lambda hidden: hidden + push})
+    before_all = model(embeddings, *rows, inside={0: lambda hidden: hidden + push})
     torch.testing.assert_close(before_all, pushed, atol=1e-5, rtol=1e-4)
     seen = []
-    later = model(embeddings, *rows, {2: lambda hidden: hidden + push, 1: lambda hidden: seen.append(hidden) or hidden})
+    later = model(
+        embeddings, *rows, inside={2: lambda hidden: hidden + push, 1: lambda hidden: seen.append(hidden) or hidden}
+    )
     assert (later - plain).abs().max() > 1e-3
     assert (later - pushed).abs().max() > 1e-3
     assert seen[0].shape == embeddings.shape
