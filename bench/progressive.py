@@ -1,13 +1,14 @@
 """Does an encoder that learned through a small language model save steps with a bigger one (progressive scaling)?
 
-Command     python bench/progressive.py DATA [--scale N] [--language]     (N times as many steps)
+Command     python bench/progressive.py DATA [--scale N] [--language] [--scratch]     (N times as many steps)
 Data        as bench/staged.py
 Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
 Arms        small: encoder and connector learn through the frozen small model, on captions, spatial answers and answers
             where the object is. Then, with the big model, whose connector is new and all that learns (the expensive
             stage is skipped): "handed" has the encoder of the small run, "untouched" has DINOv2's own. With --language
-            the big model's layers learn as well, as in InternVL's last stage
+            the big model's layers learn as well, as in InternVL's last stage. With --scratch the encoder is a small
+            ViT with random weights in both arms: one that has everything to learn, where DINOv2's has little
 Measured    held-out loss of these answers, in bits a token, every EVERY steps. The level is fixed beforehand: what
             the untouched arm has reached at its end, seed by seed; the answer is when the handed arm is there
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -34,6 +35,7 @@ from trivium.assemble import World
 from trivium.core.log import console, note
 from trivium.run import Run
 from trivium.start import take_over
+from trivium.vision.vit import VitConfig
 
 SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
 STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 40, 24, 6, 6
@@ -43,13 +45,19 @@ CONNECTOR = ("connect", "state")
 LANGUAGE = (*CONNECTOR, "language.layers", "language.norm")
 
 
-def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...]) -> Run:
+SCRATCH = VitConfig(image_size=112, patch_size=14, width=192, depth=4, heads=3)
+"""The encoder of --scratch."""
+
+
+def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...], scratch: bool) -> Run:
     """Return a run of one stage on words, with so many layers of the language model."""
     base = run(folder, seed, "staged")
-    rates = (1e-3, {part: 1e-4 for part in ("vision", "language") if any(name.startswith(part) for name in learn)})
+    low = ("language",) if scratch else ("vision", "language")  # what is pretrained moves slowly
+    rates = (1e-3, {part: 1e-4 for part in low if any(name.startswith(part) for name in learn)})
     language = base.model.language.replace(num_layers=layers)
+    vision = SCRATCH if scratch else base.model.vision
     one = stage(folder, "words", steps, learn, rates)
-    return base.replace(model=base.model.replace(language=language), stages=(one,))
+    return base.replace(model=base.model.replace(language=language, vision=vision), stages=(one,))
 
 
 def measure(world: World, folder: Path) -> float:
@@ -58,9 +66,11 @@ def measure(world: World, folder: Path) -> float:
     return held_out(world, probe, WORDS, BATCHES)["text"] / math.log(2)
 
 
-def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int) -> tuple[float, float]:
+def learn_small(
+    folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int, scratch: bool
+) -> tuple[float, float]:
     """Teach an encoder through the small model and write its weights; return the loss before and after."""
-    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, ("vision", "connect", "state"))
+    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, ("vision", "connect", "state"), scratch)
     world = World(config, place)
     world.model.language.load_state_dict(base)
     before = measure(world, folder)
@@ -71,11 +81,17 @@ def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: P
 
 
 def learn_big(
-    folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str], scale: int, learn: tuple[str, ...]
+    folder: Path,
+    base: dict[str, torch.Tensor],
+    seed: int,
+    start: dict[str, str],
+    scale: int,
+    learn: tuple[str, ...],
+    scratch: bool,
 ) -> list[float]:
     """Teach a new connector of the big model; return the held-out loss at the start and every few steps."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn), Path(place))
+        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn, scratch), Path(place))
         world.model.language.load_state_dict(base)
         take_over(world.model, start)
         curve = [measure(world, folder)]
@@ -91,16 +107,16 @@ def steps_to(curve: list[float], level: float) -> float:
     return math.inf
 
 
-def main(folder: Path, scale: int, learn: tuple[str, ...]) -> None:
+def main(folder: Path, scale: int, learn: tuple[str, ...], scratch: bool) -> None:
     """Compare, print the table and the line."""
     torch.set_num_threads(1)
-    small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",))) for layers in (SMALL, BIG))
+    small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",), scratch)) for layers in (SMALL, BIG))
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as place:
-            before, after = learn_small(folder, small, seed, Path(place), scale)
-            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn)
-        untouched = learn_big(folder, big, seed, {}, scale, learn)
+            before, after = learn_small(folder, small, seed, Path(place), scale, scratch)
+            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn, scratch)
+        untouched = learn_big(folder, big, seed, {}, scale, learn, scratch)
         steps = scale * steps_to(handed, untouched[-1])
         row = {"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched}
         rows.append(row | {"reached": math.isfinite(steps), "steps": min(steps, float(scale * STEPS_BIG))})
@@ -120,7 +136,8 @@ def main(folder: Path, scale: int, learn: tuple[str, ...]) -> None:
         "steps to the level, handed - untouched, never counted as 0 saved: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved)
     )
     line = {"gap": np.round(gap, 4).tolist(), "steps": np.round(saved, 2).tolist(), "rows": rows}
-    print(json.dumps({"bench": "progressive", "scale": scale, "learn": learn, **line, "torch": torch.__version__}))
+    about = {"scale": scale, "learn": learn, "scratch": scratch, "torch": torch.__version__}
+    print(json.dumps({"bench": "progressive", **about, **line}))
 
 
 if __name__ == "__main__":
@@ -128,5 +145,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--language", action="store_true")
+    parser.add_argument("--scratch", action="store_true")
     said = parser.parse_args()
-    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR)
+    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR, said.scratch)
