@@ -9,6 +9,7 @@ from truth_set import LENGTH, NUM_EPISODES, TASKS, write
 
 from trivium import policies
 from trivium.action.expert import ExpertConfig
+from trivium.action.several import SeveralConfig
 from trivium.core.errors import ConfigError, DataError, TrainingError
 from trivium.core.sample import Sample, State
 from trivium.data.source.lerobot import LeRobot
@@ -94,7 +95,8 @@ def test_a_policy_learns_to_look(policy: policies.SkillPolicy, demos: policies.D
 def test_a_prior_is_taken_over_and_can_be_frozen(config: ExpertConfig, demos: policies.Demonstrations) -> None:
     prior = fit_prior(config, demos, 3)
     moving = {name for name in prior if "cross." in name or ".context." in name}
-    policy, _ = fit_policy(config, demos, 3, prior=prior, learn=("eyes", "place", "action.*.context"))
+    looking = "action.heads.*.*.context" if isinstance(config, SeveralConfig) else "action.*.context"
+    policy, _ = fit_policy(config, demos, 3, prior=prior, learn=("eyes", "place", looking))
     found = policy.skill.action.state_dict()
     changed = {name for name in found if not torch.equal(found[name], prior[name])}
     assert changed <= {name for name in moving if ".context." in name}

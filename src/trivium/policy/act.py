@@ -99,8 +99,8 @@ class VlaPolicy:
         """Return the numbers in a row of `features` for observations like this one."""
         return self.features([observation]).shape[1]
 
-    def physical(self, chunks: Float[Tensor, "m k a"], observations: Sequence[Sample]) -> Float[np.ndarray, "m k a"]:
-        """Return normalised chunks as commands in physical units.
+    def physical(self, chunks: Float[Tensor, "m k a"], observations: Sequence[Sample]) -> Float[np.ndarray, "m k _"]:
+        """Return normalised chunks as commands in physical units, in the robot's own dimensions.
 
         Raises:
             DataError: NaN or infinity.
