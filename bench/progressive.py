@@ -1,14 +1,15 @@
 """Does an encoder that learned through a small language model save steps with a bigger one (progressive scaling)?
 
-Command     python bench/progressive.py DATA [--scale N] [--language] [--scratch]     (N times as many steps)
+Command     python bench/progressive.py DATA [--scale N] [--language] [--toy]     (N times as many steps)
 Data        as bench/staged.py
 Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
 Arms        small: encoder and connector learn through the frozen small model, on captions, spatial answers and answers
             where the object is. Then, with the big model, whose connector is new and all that learns (the expensive
             stage is skipped): "handed" has the encoder of the small run, "untouched" has DINOv2's own. With --language
-            the big model's layers learn as well, as in InternVL's last stage. With --scratch the encoder is a small
-            ViT with random weights in both arms: one that has everything to learn, where DINOv2's has little
+            the big model's layers learn as well, as in InternVL's last stage. With --toy everything is small and
+            starts from random weights: a ViT, and two Llamas over bytes that first learn to answer where the object is
+            without seeing it; the encoder then learns through the frozen smaller one, and the level is of such answers
 Measured    held-out loss of these answers, in bits a token, every EVERY steps. The level is fixed beforehand: what
             the untouched arm has reached at its end, seed by seed; the answer is when the handed arm is there
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -30,10 +31,11 @@ import torch
 from rich.table import Table
 from safetensors.torch import save_file
 
-from staged import CHOICE, SHARES, WORDS, held_out, mixture, paired, run, settle, stage, train
+from staged import CHOICE, SHARES, WORDS, held_out, mixture, paired, robot, run, settle, stage, train
 from trivium.assemble import World
 from trivium.core.log import console, note
-from trivium.run import Run
+from trivium.language.model import TinyLanguageConfig
+from trivium.run import Run, Stage
 from trivium.start import take_over
 from trivium.vision.vit import VitConfig
 
@@ -45,39 +47,73 @@ CONNECTOR = ("connect", "state")
 LANGUAGE = (*CONNECTOR, "language.layers", "language.norm")
 
 
-SCRATCH = VitConfig(image_size=112, patch_size=14, width=192, depth=4, heads=3)
-"""The encoder of --scratch."""
+TOY = VitConfig(image_size=112, patch_size=14, width=96, depth=3, heads=3)
+"""The encoder of --toy, with random weights; both language models are small Llamas over bytes."""
+TOY_SCALE, TOY_ROW = 10, 1024
 
 
-def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...], scratch: bool) -> Run:
+def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...], toy: bool) -> Run:
     """Return a run of one stage on words, with so many layers of the language model."""
     base = run(folder, seed, "staged")
-    low = ("language",) if scratch else ("vision", "language")  # what is pretrained moves slowly
-    rates = (1e-3, {part: 1e-4 for part in low if any(name.startswith(part) for name in learn)})
-    language = base.model.language.replace(num_layers=layers)
-    vision = SCRATCH if scratch else base.model.vision
+    if toy:
+        language = TinyLanguageConfig(width=64 + 32 * layers, num_layers=layers, heads=4, num_extra_tokens=258)
+        one = where(folder, stage(folder, "words", steps, learn, (1e-3, {})))
+        return base.replace(model=base.model.replace(language=language, vision=TOY), stages=(one,))
+    rates = (1e-3, {part: 1e-4 for part in ("vision", "language") if any(name.startswith(part) for name in learn)})
     one = stage(folder, "words", steps, learn, rates)
-    return base.replace(model=base.model.replace(language=language, vision=vision), stages=(one,))
+    language = base.model.language.replace(num_layers=layers)
+    return base.replace(model=base.model.replace(language=language), stages=(one,))
 
 
-def measure(world: World, folder: Path) -> float:
+def where(folder: Path, one: Stage, split: str = "train", views: tuple[str, ...] = ("top",)) -> Stage:
+    """Let a stage answer nothing but where the object is."""
+    bucket = mixture(folder, {"robot": 1.0}, split).buckets[0]
+    bucket = bucket.replace(source=robot(folder).replace(views=views))
+    return one.replace(mixture=one.mixture.replace(buckets=(bucket,), row_length=TOY_ROW, max_images_per_row=24))
+
+
+def speak(folder: Path, config: Run) -> dict[str, torch.Tensor]:
+    """Return the weights of a toy model that learned to answer without a picture: the form, and where things lie."""
+    read = stage(folder, "read", TOY_SCALE * STEPS_SMALL, ("language", "state"), (1e-3, {}))
+    with tempfile.TemporaryDirectory() as place:
+        world = World(config.replace(stages=(where(folder, read, views=()),)), Path(place))
+        train(world)
+        note(f"without a picture: {measure(world, folder, toy=True, views=()):.3f} bits a token")
+        weights = world.model.state_dict()
+        return {name: weights[name].clone() for name in weights if name.startswith(("language.", "state."))}
+
+
+def measure(world: World, folder: Path, toy: bool, views: tuple[str, ...] = ("top",)) -> float:
     """Return the held-out loss of all answers, in bits a token."""
     probe = mixture(folder, SHARES["words"], "val")
+    if toy:
+        probe = where(folder, world.config.stages[-1], "val", views).mixture
     return held_out(world, probe, WORDS, BATCHES)["text"] / math.log(2)
 
 
+def begin(world: World, base: dict[str, torch.Tensor]) -> None:
+    """Give the language model what it learned beforehand."""
+    assert not world.model.load_state_dict(base, strict=False).unexpected_keys, "weights of another model"
+
+
+def read_manual(folder: Path, config: Run) -> dict[str, torch.Tensor]:
+    """Return the weights of a language model that has read the manual, by their names in the whole model."""
+    return {f"language.{name}": weight for name, weight in settle(folder, config).items()}
+
+
 def learn_small(
-    folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int, scratch: bool
+    folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int, toy: bool
 ) -> tuple[float, float]:
     """Teach an encoder through the small model and write its weights; return the loss before and after."""
-    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, ("vision", "connect", "state"), scratch)
+    learn = ("vision", "connect") if toy else ("vision", "connect", "state")
+    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, learn, toy)
     world = World(config, place)
-    world.model.language.load_state_dict(base)
-    before = measure(world, folder)
+    begin(world, base)
+    before = measure(world, folder, toy)
     train(world)
     vision = {f"vision.{name}": weight.contiguous() for name, weight in world.model.vision.state_dict().items()}
     save_file(vision, place / "model.safetensors")
-    return before, measure(world, folder)
+    return before, measure(world, folder, toy)
 
 
 def learn_big(
@@ -87,15 +123,15 @@ def learn_big(
     start: dict[str, str],
     scale: int,
     learn: tuple[str, ...],
-    scratch: bool,
+    toy: bool,
 ) -> list[float]:
     """Teach a new connector of the big model; return the held-out loss at the start and every few steps."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn, scratch), Path(place))
-        world.model.language.load_state_dict(base)
+        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn, toy), Path(place))
+        begin(world, base)
         take_over(world.model, start)
-        curve = [measure(world, folder)]
-        train(world, scale * EVERY, lambda: curve.append(measure(world, folder)))
+        curve = [measure(world, folder, toy)]
+        train(world, scale * EVERY, lambda: curve.append(measure(world, folder, toy)))
     return curve
 
 
@@ -107,16 +143,17 @@ def steps_to(curve: list[float], level: float) -> float:
     return math.inf
 
 
-def main(folder: Path, scale: int, learn: tuple[str, ...], scratch: bool) -> None:
+def main(folder: Path, scale: int, learn: tuple[str, ...], toy: bool) -> None:
     """Compare, print the table and the line."""
     torch.set_num_threads(1)
-    small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",), scratch)) for layers in (SMALL, BIG))
+    ready = speak if toy else read_manual
+    small, big = (ready(folder, scaled(folder, CHOICE, layers, 1, ("connect",), toy)) for layers in (SMALL, BIG))
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as place:
-            before, after = learn_small(folder, small, seed, Path(place), scale, scratch)
-            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn, scratch)
-        untouched = learn_big(folder, big, seed, {}, scale, learn, scratch)
+            before, after = learn_small(folder, small, seed, Path(place), scale, toy)
+            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn, toy)
+        untouched = learn_big(folder, big, seed, {}, scale, learn, toy)
         steps = scale * steps_to(handed, untouched[-1])
         row = {"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched}
         rows.append(row | {"reached": math.isfinite(steps), "steps": min(steps, float(scale * STEPS_BIG))})
@@ -136,7 +173,7 @@ def main(folder: Path, scale: int, learn: tuple[str, ...], scratch: bool) -> Non
         "steps to the level, handed - untouched, never counted as 0 saved: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved)
     )
     line = {"gap": np.round(gap, 4).tolist(), "steps": np.round(saved, 2).tolist(), "rows": rows}
-    about = {"scale": scale, "learn": learn, "scratch": scratch, "torch": torch.__version__}
+    about = {"scale": scale, "learn": learn, "toy": toy, "torch": torch.__version__}
     print(json.dumps({"bench": "progressive", **about, **line}))
 
 
@@ -145,6 +182,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--language", action="store_true")
-    parser.add_argument("--scratch", action="store_true")
+    parser.add_argument("--toy", action="store_true")
     said = parser.parse_args()
-    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR, said.scratch)
+    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR, said.toy)
