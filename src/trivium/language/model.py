@@ -271,11 +271,12 @@ class LanguageModel(nn.Module):
         documents: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t"],
         cache: transformers.Cache,
+        blocks: Int[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """Run the layers over the last q tokens of rows whose earlier keys and values `cache` holds; it grows by them.
 
-        `documents` and `positions` are those of all t tokens. The masks are those of `forward`, row by row, so that
-        hidden vectors are the same as without a cache.
+        `documents`, `positions` and `blocks` are those of all t tokens. The masks are those of `forward`, row by row,
+        so that hidden vectors are the same as without a cache.
 
         Raises:
             ConfigError: the rows are longer than the model's window.
@@ -284,7 +285,7 @@ class LanguageModel(nn.Module):
             found, todo = str(documents.shape[1]), "Ask for less, or choose another language model."
             raise ConfigError("tokens to generate", found, f"rows of at most {self.max_length}", todo)
         new = slice(-embeddings.shape[1], None)
-        masks = self._masks(documents, positions, embeddings.dtype)
+        masks = self._masks(documents, positions, embeddings.dtype, blocks)
         last = {kind: mask[:, :, new] for kind, mask in masks.items()} if isinstance(masks, dict) else masks[:, :, new]
         (trunk,) = self._trunk
         more = {"past_key_values": cache, "use_cache": True}

@@ -12,7 +12,7 @@ from trivium.action.model import Context, Drawn
 from trivium.core.batch import Batch
 from trivium.core.errors import DataError
 from trivium.core.sample import Action, Sample
-from trivium.data.row import collate
+from trivium.data.row import Row, collate
 from trivium.data.transform import Transform
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.visible import without_dark
@@ -133,10 +133,13 @@ class VlaPolicy:
         return self.model.gather_context(self.model(batch, without_dark(batch)), batch, documents)
 
     def _batch(self, observations: Sequence[Sample]) -> Batch:
+        rows = self._rows(observations)
+        return collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)
+
+    def _rows(self, observations: Sequence[Sample]) -> list[Row]:
         for sample in observations:
             if sample.of(Action):
                 raise DataError(
                     f"observation {sample.id}", "an action", "pictures, text and state", "Leave the action out."
                 )
-        rows = [self.layout.build(self.transform.forward(sample, None)) for sample in observations]
-        return collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)
+        return [self.layout.build(self.transform.forward(sample, None)) for sample in observations]

@@ -1,6 +1,6 @@
 """The model: vision, connect, language and action under fixed names, joined over packed rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ from trivium.action.fast import FastConfig
 from trivium.action.model import ActionModel, Context, gather_state, given
 from trivium.action.several import OneHead, SeveralConfig
 from trivium.connect.connector import Connector
-from trivium.connect.gate import Gate, GateConfig, Readers
+from trivium.connect.gate import Change, Gate, GateConfig, Readers
 from trivium.connect.mlp import MlpConnectorConfig
 from trivium.connect.perceiver import PerceiverConfig
 from trivium.core.batch import Batch, Kind
@@ -115,6 +115,18 @@ class Model(nn.Module):
     def forward(self, batch: Batch, visible: Visible | None = None) -> Thought:
         """Read a batch of packed rows; `visible` says what may be seen (everything, if not given)."""
         visible = everything(batch) if visible is None else visible
+        x, patches, inside = self.embed(batch, visible)
+        blocks = number_blocks(batch, visible, self.attention)
+        hidden = self.language(x, visible.documents, visible.positions, blocks, inside)
+        return Thought(hidden, patches, visible)
+
+    def embed(
+        self, batch: Batch, visible: Visible
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "n p e"] | None, Mapping[int, Change]]:
+        """Return what the trunk is given: words, pictures and states in their places, and what gates change inside.
+
+        The encoder's patches stand between the two.
+        """
         for kind, parts in ((Kind.IMAGE, batch.images), (Kind.STATE, batch.states)):
             empty = parts is None and bool((batch.kinds == kind).any())
             assert not empty, f"{kind.name} placeholders in a batch without any {kind.name.lower()}"
@@ -129,9 +141,7 @@ class Model(nn.Module):
         if batch.states is not None and self.state is not None:
             states = self.state(batch.states.to(self.state.weight.dtype))
             x = _put(x, batch, Kind.STATE, batch.states_document, states[:, None])
-        blocks = number_blocks(batch, visible, self.attention)
-        hidden = self.language(x, visible.documents, visible.positions, blocks, inside)
-        return Thought(hidden, patches, visible)
+        return x, patches, inside
 
     def gather_context(
         self, thought: Thought, batch: Batch, documents: Int[Tensor, " m"], insulate: bool = False

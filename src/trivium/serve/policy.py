@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trivium.action.choice import open_tokenizer
+from trivium.action.tokenizer import Robot
 from trivium.core.config import Config, parse
 from trivium.core.errors import CheckpointError, ConfigError, TriviumError
 from trivium.core.rng import isolated
@@ -23,6 +25,7 @@ from trivium.data.transform import TransformConfig, build_chain
 from trivium.language.hub_folder import held_names, read_language
 from trivium.policy.act import VlaPolicy
 from trivium.policy.sequence import VlaLayout
+from trivium.policy.speak import SpeakingPolicy
 from trivium.policy.vla import Model, ModelConfig
 from trivium.serve.contract import Contract, Observation
 from trivium.synth.ground import GroundConfig
@@ -90,8 +93,13 @@ class Policy:
         return [self.contract.sample(observation, place) for place, observation in enumerate(observations)]
 
 
-def load_policy(folder: Path | str, device: str = "cpu") -> Policy:
+def load_policy(folder: Path | str, device: str = "cpu", speaking: bool = False) -> Policy:
     """Load what `trivium export` wrote; nothing outside the folder is read.
+
+    Args:
+        folder: the export.
+        device: where to act.
+        speaking: act by the action tokens that the trunk writes, where it learned them, in place of the head's chunks.
 
     Raises:
         CheckpointError: no exported folder, one of another version, or a file that is missing or damaged.
@@ -112,8 +120,13 @@ def load_policy(folder: Path | str, device: str = "cpu") -> Policy:
     with isolated(0):
         model = _model(folder, config, contract, about)
     layout = VlaLayout(model.language.vocab, model.connect.num_tokens, None, model.state is None)
-    policy = VlaPolicy(model.to(place).eval(), build_chain(config.transforms, stats), layout, config.seed)
-    return Policy(policy, contract)
+    parts = (model.to(place).eval(), build_chain(config.transforms, stats), layout)
+    if not speaking:
+        return Policy(VlaPolicy(*parts, config.seed), contract)
+    column = stats[contract.embodiment]["action"]
+    owner = Robot(contract.embodiment, column.names, *column.range())
+    tokenizer = open_tokenizer(folder / ACTION_TOKENIZER, config.model.tokenizer, owner, contract.horizon)
+    return Policy(SpeakingPolicy(*parts, tokenizer, config.seed), contract)
 
 
 def digest(path: Path) -> dict[str, Any]:
