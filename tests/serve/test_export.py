@@ -45,6 +45,20 @@ def own_run(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export")))
 
 
+def test_an_export_may_act_by_the_tokens_that_its_trunk_writes(own: Path) -> None:
+    policy = load_policy(own, speaking=True)
+    picture = np.full((32, 32, 3), 90, np.uint8)
+    seen = {"images": {"top": picture}, "state": [0.5, 0.4, 0.0], "instruction": "push the block"}
+    chunk = policy.act(seen)
+    assert chunk.shape == (4, 2)
+    assert np.array_equal(policy.act(seen), chunk), "the likeliest tokens"
+    assert not np.array_equal(load_policy(own).act(seen), chunk), "the head says otherwise"
+    (own / "action_tokenizer.json").unlink()
+    load_policy(own).act(seen)
+    with pytest.raises(CheckpointError, match=r"action_tokenizer.json: found no such file"):
+        load_policy(own, speaking=True)
+
+
 def test_what_is_written(export: Path, data: Path) -> None:
     assert sorted(path.name for path in export.iterdir()) == FILES, "no pickle, nothing else"
     for path in export.rglob("*"):
