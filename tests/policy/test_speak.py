@@ -31,8 +31,10 @@ def seen(make) -> list[Sample]:
 def test_what_is_written_is_scored_alike_without_a_cache(config: ModelConfig, layout, seen, changes, temperature):
     torch.manual_seed(0)
     policy = speaking(config.replace(**changes).build(2, 3), layout, changes.get("state") == "words")
+    policy.length = 90  # long enough that some end by themselves
     found = policy.speak(seen, temperature)
     assert found.actions.shape == (2, 4, 2)
+    assert any(len(ids) < 90 for ids in found.tokens)
     again = policy.log_prob_of(seen, found.tokens, temperature)
     torch.testing.assert_close(again, found.log_prob, atol=1e-4, rtol=1e-5)
     again.sum().backward()
