@@ -1,7 +1,7 @@
 """A small VLA from real pretrained parts and 450 demonstrations, in minutes on two processor cores.
 
 Commands    trivium demo-data data/quickstart --episodes 150 && trivium train recipes/quickstart.py   (or: make demo)
-Hardware    2 CPU cores (with AVX-512-BF16), no GPU, 5 GB; about 13 minutes, recording included
+Hardware    2 CPU cores (with AVX-512-BF16), no GPU, 5 GB; about 14 minutes, recording included
 Expected    closed-loop success near 60 % over the three tasks, 0 % untrained; see docs/log.md
 """
 

@@ -9,6 +9,7 @@ from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Action, Sample
 from trivium.data.row import collate
 from trivium.data.transform import build_chain
+from trivium.policy.act import VlaPolicy
 from trivium.policy.objective import VlaConfig
 from trivium.policy.sequence import VlaLayout
 from trivium.policy.speak import SpeakingPolicy
@@ -86,12 +87,27 @@ def test_it_does_what_it_learned_to_write(config: ModelConfig, layout, make) -> 
     assert (drawn.log_prob > -0.5).all(), "sure of itself"
 
 
+def test_the_head_draws_and_reads_as_without_words(model, layout, seen) -> None:
+    policy, plain = speaking(model, layout), VlaPolicy(model, build_chain([], {}), speaking(model, layout).layout, 1)
+    assert torch.equal(policy.features(seen), plain.features(seen))
+    assert torch.equal(policy.draw(seen).actions, plain.draw(seen).actions)
+
+
 def test_refusals(config: ModelConfig, model, layout, make, seen) -> None:
     policy = speaking(model, layout)
     with pytest.raises(ConfigError, match="temperature: found -1"):
         policy.speak(seen, -1.0)
     with pytest.raises(ConfigError, match="temperature: found 0, at which the likeliest tokens are certain"):
         policy.log_prob_of(seen, [[1], [2]], 0.0)
+    size = layout.tokenizer.vocab_size
+    for ids, said in (([size], f"token {size}"), ([-1], "token -1"), ([0] * 9, "9 tokens")):
+        with pytest.raises(DataError, match=rf"tokens of observation a: found {said}; expected at most 8 ids from 0"):
+            policy.log_prob_of(seen[:1], [ids])
+    with pytest.raises(DataError, match="found 1 sequences of tokens; expected 2, one for each observation"):
+        policy.log_prob_of(seen, [[1]])
+    narrow = VlaLayout(config.replace(language=config.language.replace(num_extra_tokens=9)).language.vocab(), 4, None)
+    with pytest.raises(ConfigError, match="num_extra_tokens: found 9; expected at least 102"):
+        SpeakingPolicy(model, build_chain([], {}), narrow, layout.tokenizer)
     with pytest.raises(DataError, match="observation x: found an action"):
         policy.act([make("x")])
     assert policy.act([]).shape == (0, 4, 2)

@@ -14,7 +14,7 @@ from trivium.action.density import check_temperature
 from trivium.action.tokenizer import ActionTokenizer
 from trivium.connect.gate import Gate
 from trivium.core.batch import IGNORE, Batch, Kind
-from trivium.core.errors import ConfigError
+from trivium.core.errors import ConfigError, DataError
 from trivium.core.sample import Sample
 from trivium.data.row import Row, collate
 from trivium.data.transform import Transform
@@ -42,7 +42,7 @@ class SpeakingPolicy(VlaPolicy):
 
     Probabilities are exact, among the ids that may stand there: those of the action tokenizer and the end. Every
     sequence decodes. A chunk that is as long as it has numbers ends by itself. Keys and values are kept, so that a
-    token costs one token.
+    token costs one token. `draw`, `log_prob` and `features` stay those of the head.
     """
 
     def __init__(
@@ -51,15 +51,19 @@ class SpeakingPolicy(VlaPolicy):
         """Hold the parts; `layout` is that of observations, `seed` fixes the draws.
 
         Raises:
-            ConfigError: the model's pictures enter through gates inside the trunk.
+            ConfigError: the model's pictures enter through gates inside the trunk, or its vocabulary has no room for
+                the action tokens.
         """
         super().__init__(model, transform, layout, seed)
         if isinstance(model.connect, Gate):
             found, expected = "kind 'gate'", "mlp or perceiver: gates are not read token by token"
             raise ConfigError("connect.kind", found, expected, "Let the action head act.")
+        VlaLayout(layout.vocab, layout.tokens_per_image, tokenizer)  # refuses a vocabulary without room
         self.tokenizer, self.first = tokenizer, layout.vocab.extra_start
         self.length = tokenizer.horizon * tokenizer.action_dim
         self.begin, self.end = self.first + tokenizer.vocab_size, self.first + tokenizer.vocab_size + 1
+        self._ids = torch.tensor([*range(self.first, self.begin), self.end], device=self.device)
+        """What may be written: ids of actions, then the end."""
 
     def act(self, observations: Sequence[Sample], temperature: float | None = None) -> Float[np.ndarray, "m k _"]:
         """Return one chunk of commands an observation, in physical units.
@@ -87,7 +91,8 @@ class SpeakingPolicy(VlaPolicy):
         """
         spread = check_temperature(temperature)
         with self._evaluating():
-            written, log_prob = self._write(self._batch(observations), spread)
+            asked = self._collate([self._spoken(row, None) for row in self._rows(observations)])
+            written, log_prob = self._write(asked, spread)
         ended = [ids[: ids.index(self.end)] if self.end in ids else ids for ids in written]
         tokens = [[i - self.first for i in ids] for ids in ended]
         chunks = torch.from_numpy(self.tokenizer.decode_all(tokens)).to(self.device)
@@ -100,8 +105,9 @@ class SpeakingPolicy(VlaPolicy):
 
         Raises:
             ConfigError: temperature 0, at which nothing is drawn.
-            DataError: an observation holds an action.
+            DataError: an observation holds an action, or tokens that `speak` cannot have written.
         """
+        self._check_tokens(observations, tokens)
         spread = check_temperature(temperature)
         if not spread:
             found = "0, at which the likeliest tokens are certain"
@@ -139,7 +145,7 @@ class SpeakingPolicy(VlaPolicy):
             else:
                 chosen = chances.argmax(-1, keepdim=True)
             total = total + torch.where(open_, chances.gather(1, chosen).squeeze(1), 0.0)
-            tokens = self._ids()[chosen]
+            tokens = self._ids[chosen]
             written.append(tokens)
             open_ = open_ & (tokens[:, 0] != self.end)
             place = place + 1
@@ -148,10 +154,6 @@ class SpeakingPolicy(VlaPolicy):
             hidden = model.language.extend(model.language.embed(tokens), documents, positions, cache, blocks)[:, 0]
         return torch.cat(written, 1).tolist(), total
 
-    def _ids(self) -> Int[Tensor, " v"]:
-        """Return the ids that may be written: those of actions, then the end."""
-        return torch.tensor([*range(self.first, self.begin), self.end], device=self.device)
-
     def _places(self, ids: Int[Tensor, " x"]) -> Int[Tensor, " x"]:
         """Return where ids stand among those."""
         return torch.where(ids == self.end, self.begin, ids) - self.first
@@ -159,10 +161,19 @@ class SpeakingPolicy(VlaPolicy):
     def _scores(self, hidden: Float[Tensor, "x d"]) -> Float[Tensor, "x v"]:
         language = self.model.language
         head = language.embedding if language.head is None else language.head
-        return F.linear(hidden, head.weight[self._ids()]).float()
+        return F.linear(hidden, head.weight[self._ids]).float()
 
-    def _batch(self, observations: Sequence[Sample]) -> Batch:
-        return self._collate([self._spoken(row, None) for row in self._rows(observations)])
+    def _check_tokens(self, observations: Sequence[Sample], tokens: Sequence[Sequence[int]]) -> None:
+        if len(tokens) != len(observations):
+            found, expected = f"{len(tokens)} sequences of tokens", f"{len(observations)}, one for each observation"
+            raise DataError("tokens", found, expected, "Give those of `Spoken.tokens`, in its order.")
+        for sample, ids in zip(observations, tokens, strict=True):
+            bad = [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]
+            if bad or len(ids) > self.length:
+                found = f"token {bad[0]}" if bad else f"{len(ids)} tokens"
+                expected = f"at most {self.length} ids from 0 to {self.tokenizer.vocab_size - 1}"
+                todo = "Give those of `Spoken.tokens`: they count from 0, without begin and end."
+                raise DataError(f"tokens of observation {sample.id}", found, expected, todo)
 
     def _collate(self, rows: Sequence[Row]) -> Batch:
         return collate([[("", row)] for row in rows], max(row.length for row in rows)).to(self.device)

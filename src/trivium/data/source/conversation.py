@@ -21,7 +21,7 @@ from trivium.core.errors import DataError
 from trivium.core.sample import Image, Role, Sample, Video
 from trivium.core.schema import suggest
 from trivium.data.blank import blank
-from trivium.data.source.moment import MomentReader, video_length
+from trivium.data.source.moment import MomentReader
 from trivium.data.source.picture import Encoded, below, decode, outline, picture_below
 from trivium.data.source.records import Records, text_of, whole_text
 from trivium.data.source.source import Source, digest
@@ -169,8 +169,8 @@ class Conversations(Source):
         if file is None or not file.is_file():
             raise DataError(where, f"a path {path!r} that is no file in {root}", "a video", TODO)
         try:
-            length_s = video_length(file)
-            times_s = (np.arange(self.config.frames) + 0.5) * (length_s / self.config.frames)
+            share_s = self._reader.length_s(file) / self.config.frames
+            times_s = (np.arange(self.config.frames) + 0.5) * share_s
             shown = self._reader.frames(file, [0.0] if blank_ones else times_s.tolist())
         except VideoError as error:
             raise DataError(where, f"{path}: {error}", "a whole video", TODO) from error

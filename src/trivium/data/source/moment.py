@@ -49,24 +49,6 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
     return container, stream
 
 
-def video_length(path: Path) -> float:
-    """Return the seconds that a video lasts, as its header says.
-
-    Raises:
-        VideoError: it cannot be opened, or does not say.
-    """
-    container, stream = open_video(path)
-    with container:
-        assert stream.time_base is not None, "checked on opening"
-        if stream.duration:
-            length_s = float(stream.duration * stream.time_base)
-        else:
-            length_s = (container.duration or 0) / av.time_base
-    if not 0 < length_s < MAX_S:
-        raise VideoError(f"a video of {length_s:g} seconds, not from above 0 to {MAX_S:g}")
-    return length_s
-
-
 def decode(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     """Yield the frames from where the container stands, with their times in seconds.
 
@@ -97,6 +79,22 @@ class MomentReader:
     def __getstate__(self) -> dict:
         """Leave open files behind: another process opens its own."""
         return {**self.__dict__, "_open": OrderedDict()}
+
+    def length_s(self, path: Path) -> float:
+        """Return the seconds that a video lasts, as its header says.
+
+        Raises:
+            VideoError: it cannot be opened, or does not say.
+        """
+        container, stream = self._container(path)
+        assert stream.time_base is not None, "checked on opening"
+        if stream.duration:
+            length_s = float(stream.duration * stream.time_base)
+        else:
+            length_s = (container.duration or 0) / av.time_base
+        if not 0 < length_s < MAX_S:
+            raise VideoError(f"a video of {length_s:g} seconds, not from above 0 to {MAX_S:g}")
+        return length_s
 
     def frames(self, path: Path, times_s: Sequence[float]) -> list[UInt8[np.ndarray, "h w 3"]]:
         """Return the frame that is shown at each time: the last one that begins at or before it.
