@@ -1,29 +1,21 @@
 """Two processes over gloo teach one codebook: the same buffers on both, from the vectors of both."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import both_ranks
+import codebook_ranks
 import pytest
 import torch
+from codebook_ranks import SIZE, STEPS, WIDTH, vectors
 from safetensors.torch import load_file
 
 from trivium.nn.codebook import DEAD, MEMORY, VqConfig
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # pytest imports tests by file, so a neighbour is not on the path by itself
-
-from two_ranks import SIZE, STEPS, WIDTH, vectors  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "two_ranks.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    both_ranks.run(codebook_ranks, folder)
     return folder
 
 

@@ -4,13 +4,10 @@ FOLDER holds model.json (a ModelConfig), weights.safetensors, and for each rank 
 """
 
 import json
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from both_ranks import both
 from safetensors.torch import load_file, save_file
 
 from trivium.core.batch import Batch
@@ -26,8 +23,6 @@ WEIGHTS = VlaConfig(text_weight=1.0, action_token_weight=0.5, flow_weight=3.0, z
 
 def work(folder: Path, rank: int) -> None:
     """Take the gradient of one step together with the other rank, and leave what came of it."""
-    meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     model = parse(ModelConfig, json.loads((folder / "model.json").read_text())).build(2, 3)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     objective = WEIGHTS.build(model)
@@ -39,13 +34,7 @@ def work(folder: Path, rank: int) -> None:
     parallel.sum_gradients(objective.parameters())
     found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
     save_file({**found, "total": torch.tensor(seen.total, dtype=torch.float64)}, folder / f"found-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    child = os.fork()
-    work(Path(sys.argv[1]), int(child == 0))
-    if child:
-        _, status = os.waitpid(child, 0)
-        sys.exit(os.waitstatus_to_exitcode(status))
+    both(work)

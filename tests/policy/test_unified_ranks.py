@@ -1,27 +1,18 @@
 """Two processes over gloo, one of which has no robot, learn what one process does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import both_ranks
 import pytest
 import torch
+import unified_ranks
 from safetensors.torch import load_file
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # pytest imports tests by file, so a neighbour is not on the path by itself
-
-from unified_ranks import SHARES, step  # noqa: E402
+from unified_ranks import SHARES, step
 
 
 def test_two_ranks_and_micro_batches_are_one_batch(tmp_path: Path) -> None:
-    paths = [HERE.parents[1] / "src", HERE.parent / "plugin"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "unified_ranks.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    both_ranks.run(unified_ranks, tmp_path)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     seen = json.loads((tmp_path / "0.json").read_text())
     for shares in ((SHARES[0] + SHARES[1],), SHARES, ((0,), (1,), (2,), (3,))):

@@ -1,10 +1,9 @@
 """Weights by modality are the closed form of the whole batch, on one rank and on two."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import both_ranks
 import pytest
 import torch
 import weighted_ranks
@@ -72,11 +71,7 @@ def test_one_rank_and_two_give_the_closed_form(config: ModelConfig, layout, batc
         tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
         save_file(tensors, tmp_path / f"batch-{rank}.safetensors")
         (tmp_path / f"batch-{rank}.json").write_text(json.dumps(batch.ids))
-    script = Path(weighted_ranks.__file__)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    both_ranks.run(weighted_ranks, tmp_path)
     for rank in (0, 1):
         found = load_file(tmp_path / f"found-{rank}.safetensors")
         assert found.pop("total").item() == pytest.approx(expected, rel=1e-6)

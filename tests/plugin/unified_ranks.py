@@ -1,13 +1,10 @@
 """Two processes that take one step of a unified stage, each with its own rows; `python unified_ranks.py FOLDER`."""
 
 import json
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from both_ranks import both
 from safetensors.torch import save_file
 from unified_parts import SAMPLES, build
 
@@ -32,19 +29,10 @@ def step(*micro_batches: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], dict
 
 
 def work(folder: Path, rank: int) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
     weights, seen = step(SHARES[rank])
     save_file(weights, folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    child = os.fork()
-    work(Path(sys.argv[1]), int(child == 0))
-    if child:
-        _, status = os.waitpid(child, 0)
-        sys.exit(os.waitstatus_to_exitcode(status))
+    both(work)

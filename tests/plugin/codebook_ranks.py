@@ -1,12 +1,9 @@
-"""Two processes that teach one codebook, each from its own vectors; `python two_ranks.py FOLDER` runs both."""
+"""Two processes that teach one codebook, each from its own vectors; `python codebook_ranks.py FOLDER` runs both."""
 
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from both_ranks import both
 from safetensors.torch import save_file
 
 from trivium.nn.codebook import VqConfig
@@ -21,9 +18,6 @@ def vectors(step: int, rank: int) -> torch.Tensor:
 
 
 def work(folder: Path, rank: int) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
     quantizer = VqConfig(size=SIZE, num_levels=2).build(WIDTH)
     for step in range(STEPS):
         torch.manual_seed(10 * step + rank)  # as in training, ranks draw different numbers
@@ -37,13 +31,7 @@ def work(folder: Path, rank: int) -> None:
     quantizer.levels[0].counts[:4] = 0.0  # dead
     quantizer(vectors(STEPS, rank))
     save_file(quantizer.state_dict(), folder / f"revived-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    child = os.fork()
-    work(Path(sys.argv[1]), int(child == 0))
-    if child:
-        _, status = os.waitpid(child, 0)
-        sys.exit(os.waitstatus_to_exitcode(status))
+    both(work)
