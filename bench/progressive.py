@@ -1,15 +1,13 @@
 """Does an encoder that learned through a small language model save steps with a bigger one (progressive scaling)?
 
-Command     python bench/progressive.py DATA [--scale N] [--language] [--toy] [--seeds N ...]    (N times as many steps)
+Command     python bench/progressive.py DATA [--scale N] [--language] [--seeds N ...]     (N times as many steps)
 Data        as bench/staged.py
 Models      two layers of DINOv2-S at 112 px; small: two layers of SmolLM2-135M, big: four. Both first learn the robot's
             manual, once for all arms and seeds, since a model that was cut knows no language
 Arms        small: encoder and connector learn through the frozen small model, on captions, spatial answers and answers
             where the object is. Then, with the big model, whose connector is new and all that learns (the expensive
             stage is skipped): "handed" has the encoder of the small run, "untouched" has DINOv2's own. With --language
-            the big model's layers learn as well, as in InternVL's last stage. With --toy everything is small and
-            starts from random weights: a ViT, and two Llamas over bytes that first learn to answer where the object is
-            without seeing it; the encoder then learns through the frozen smaller one, and the level is of such answers
+            the big model's layers learn as well, as in InternVL's last stage
 Measured    held-out loss of these answers, in bits a token, every EVERY steps. The level is fixed beforehand: what
             the untouched arm has reached at its end, seed by seed; the answer is when the handed arm is there
 Output      a table for a person, then one JSON line for a log; differences are paired by seed, 95 % by Student's t
@@ -31,13 +29,11 @@ import torch
 from rich.table import Table
 from safetensors.torch import save_file
 
-from staged import CHOICE, SHARES, WORDS, held_out, mixture, paired, robot, run, settle, stage, train
+from staged import CHOICE, SHARES, WORDS, held_out, mixture, paired, run, settle, stage, train
 from trivium.assemble import World
 from trivium.core.log import console, note
-from trivium.language.model import TinyLanguageConfig
-from trivium.run import Run, Stage
+from trivium.run import Run
 from trivium.start import take_over
-from trivium.vision.vit import VitConfig
 
 SEEDS, SMALL, BIG = (0, 1, 2), 2, 4
 STEPS_SMALL, STEPS_BIG, EVERY, BATCHES = 40, 24, 6, 6
@@ -47,91 +43,43 @@ CONNECTOR = ("connect", "state")
 LANGUAGE = (*CONNECTOR, "language.layers", "language.norm")
 
 
-TOY = VitConfig(image_size=112, patch_size=14, width=96, depth=3, heads=3)
-"""The encoder of --toy, with random weights; both language models are small Llamas over bytes."""
-TOY_SCALE, TOY_ROW = 10, 1024
-
-
-def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...], toy: bool) -> Run:
+def scaled(folder: Path, seed: int, layers: int, steps: int, learn: tuple[str, ...]) -> Run:
     """Return a run of one stage on words, with so many layers of the language model."""
     base = run(folder, seed, "staged")
-    if toy:
-        language = TinyLanguageConfig(width=64 + 32 * layers, num_layers=layers, heads=4, num_extra_tokens=258)
-        one = where(folder, stage(folder, "words", steps, learn, (1e-3, {})))
-        return base.replace(model=base.model.replace(language=language, vision=TOY), stages=(one,))
     rates = (1e-3, {part: 1e-4 for part in ("vision", "language") if any(name.startswith(part) for name in learn)})
-    one = stage(folder, "words", steps, learn, rates)
     language = base.model.language.replace(num_layers=layers)
+    one = stage(folder, "words", steps, learn, rates)
     return base.replace(model=base.model.replace(language=language), stages=(one,))
 
 
-def where(folder: Path, one: Stage, split: str = "train", views: tuple[str, ...] = ("top",)) -> Stage:
-    """Let a stage answer nothing but where the object is."""
-    bucket = mixture(folder, {"robot": 1.0}, split).buckets[0]
-    bucket = bucket.replace(source=robot(folder).replace(views=views))
-    return one.replace(mixture=one.mixture.replace(buckets=(bucket,), row_length=TOY_ROW, max_images_per_row=24))
-
-
-def speak(folder: Path, config: Run) -> dict[str, torch.Tensor]:
-    """Return the weights of a toy model that learned to answer without a picture: the form, and where things lie."""
-    read = stage(folder, "read", TOY_SCALE * STEPS_SMALL, ("language", "state"), (1e-3, {}))
-    with tempfile.TemporaryDirectory() as place:
-        world = World(config.replace(stages=(where(folder, read, views=()),)), Path(place))
-        train(world)
-        note(f"without a picture: {measure(world, folder, toy=True, views=()):.3f} bits a token")
-        weights = world.model.state_dict()
-        return {name: weights[name].clone() for name in weights if name.startswith(("language.", "state."))}
-
-
-def measure(world: World, folder: Path, toy: bool, views: tuple[str, ...] = ("top",)) -> float:
+def measure(world: World, folder: Path) -> float:
     """Return the held-out loss of all answers, in bits a token."""
     probe = mixture(folder, SHARES["words"], "val")
-    if toy:
-        probe = where(folder, world.config.stages[-1], "val", views).mixture
     return held_out(world, probe, WORDS, BATCHES)["text"] / math.log(2)
 
 
-def begin(world: World, base: dict[str, torch.Tensor]) -> None:
-    """Give the language model what it learned beforehand."""
-    assert not world.model.load_state_dict(base, strict=False).unexpected_keys, "weights of another model"
-
-
-def read_manual(folder: Path, config: Run) -> dict[str, torch.Tensor]:
-    """Return the weights of a language model that has read the manual, by their names in the whole model."""
-    return {f"language.{name}": weight for name, weight in settle(folder, config).items()}
-
-
-def learn_small(
-    folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int, toy: bool
-) -> tuple[float, float]:
+def learn_small(folder: Path, base: dict[str, torch.Tensor], seed: int, place: Path, scale: int) -> tuple[float, float]:
     """Teach an encoder through the small model and write its weights; return the loss before and after."""
-    learn = ("vision", "connect") if toy else ("vision", "connect", "state")
-    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, learn, toy)
+    config = scaled(folder, seed, SMALL, scale * STEPS_SMALL, ("vision", "connect", "state"))
     world = World(config, place)
-    begin(world, base)
-    before = measure(world, folder, toy)
+    world.model.language.load_state_dict(base)
+    before = measure(world, folder)
     train(world)
     vision = {f"vision.{name}": weight.contiguous() for name, weight in world.model.vision.state_dict().items()}
     save_file(vision, place / "model.safetensors")
-    return before, measure(world, folder, toy)
+    return before, measure(world, folder)
 
 
 def learn_big(
-    folder: Path,
-    base: dict[str, torch.Tensor],
-    seed: int,
-    start: dict[str, str],
-    scale: int,
-    learn: tuple[str, ...],
-    toy: bool,
+    folder: Path, base: dict[str, torch.Tensor], seed: int, start: dict[str, str], scale: int, learn: tuple[str, ...]
 ) -> list[float]:
     """Teach a new connector of the big model; return the held-out loss at the start and every few steps."""
     with tempfile.TemporaryDirectory() as place:
-        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn, toy), Path(place))
-        begin(world, base)
+        world = World(scaled(folder, seed, BIG, scale * STEPS_BIG, learn), Path(place))
+        world.model.language.load_state_dict(base)
         take_over(world.model, start)
-        curve = [measure(world, folder, toy)]
-        train(world, scale * EVERY, lambda: curve.append(measure(world, folder, toy)))
+        curve = [measure(world, folder)]
+        train(world, scale * EVERY, lambda: curve.append(measure(world, folder)))
     return curve
 
 
@@ -143,17 +91,16 @@ def steps_to(curve: list[float], level: float) -> float:
     return math.inf
 
 
-def main(folder: Path, scale: int, learn: tuple[str, ...], toy: bool, seeds: list[int]) -> None:
+def main(folder: Path, scale: int, learn: tuple[str, ...], seeds: list[int]) -> None:
     """Compare, print the table and the line."""
     torch.set_num_threads(1)
-    ready = speak if toy else read_manual
-    small, big = (ready(folder, scaled(folder, CHOICE, layers, 1, ("connect",), toy)) for layers in (SMALL, BIG))
+    small, big = (settle(folder, scaled(folder, CHOICE, layers, 1, ("connect",))) for layers in (SMALL, BIG))
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
-            before, after = learn_small(folder, small, seed, Path(place), scale, toy)
-            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn, toy)
-        untouched = learn_big(folder, big, seed, {}, scale, learn, toy)
+            before, after = learn_small(folder, small, seed, Path(place), scale)
+            handed = learn_big(folder, big, seed, {"vision": place}, scale, learn)
+        untouched = learn_big(folder, big, seed, {}, scale, learn)
         steps = scale * steps_to(handed, untouched[-1])
         row = {"seed": seed, "small": [before, after], "handed": handed, "untouched": untouched}
         rows.append(row | {"reached": math.isfinite(steps), "steps": min(steps, float(scale * STEPS_BIG))})
@@ -173,8 +120,7 @@ def main(folder: Path, scale: int, learn: tuple[str, ...], toy: bool, seeds: lis
         "steps to the level, handed - untouched, never counted as 0 saved: {:+.1f} ({:+.1f} to {:+.1f})".format(*saved)
     )
     line = {"gap": np.round(gap, 4).tolist(), "steps": np.round(saved, 2).tolist(), "rows": rows}
-    about = {"scale": scale, "learn": learn, "toy": toy, "torch": torch.__version__}
-    print(json.dumps({"bench": "progressive", **about, **line}))
+    print(json.dumps({"bench": "progressive", "scale": scale, "learn": learn, **line, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":
@@ -182,7 +128,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--language", action="store_true")
-    parser.add_argument("--toy", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     said = parser.parse_args()
-    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR, said.toy, said.seeds)
+    main(said.folder, said.scale, LANGUAGE if said.language else CONNECTOR, said.seeds)
